@@ -1,0 +1,254 @@
+"""fit and load: from data and a recipe to a bundle."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from scorefield.build import build_model, build_objective
+from scorefield.bundle import Bundle
+from scorefield.data.kinds import Data
+from scorefield.data.read import read
+from scorefield.errors import OptionError, ScorefieldError
+from scorefield.features import Features
+from scorefield.noise_range import NoiseRange, measure_noise_range
+from scorefield.progress import Quiet, Reporter
+from scorefield.recipes import Recipe, auto, plain
+from scorefield.resolve import DataFacts, resolve
+from scorefield.storage import MANIFEST, read_json, write_text
+from scorefield.training.checkpoints import load_checkpoint, save_checkpoint
+from scorefield.training.device import pick_device
+from scorefield.training.journal import Journal
+from scorefield.training.loop import Trainer
+from scorefield.training.rows import Rows, split_held_out
+
+_REPORT_SECONDS = 0.5
+_CHECKPOINT_SECONDS = 30.0
+_HELD_OUT_NUMBERS = 400_000  # numbers in the held-out rows of images, whose evaluation costs
+
+
+class Interrupted(ScorefieldError):  # noqa: N818 - no error: the run goes on later
+    """Training was asked to stop; the same call goes on from its checkpoint."""
+
+
+def load(path: str | Path, device: str = "auto") -> Bundle:
+    """Read a trained model.
+
+    Args:
+        path: the folder that `fit` made.
+        device: "cpu", "cuda" or "auto".
+
+    Raises:
+        BundleError: when it is damaged, unfinished or no bundle.
+    """
+    return Bundle.load(path, pick_device(device))
+
+
+def fit(
+    data: Any,
+    recipe: Recipe | None = None,
+    *,
+    out: str | Path | None = None,
+    condition: Sequence[str] = (),
+    columns: Sequence[str] | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    on_bad: Literal["raise", "skip"] = "raise",
+    report: Reporter | None = None,
+) -> Bundle:
+    """Learn the distribution of data.
+
+    Args:
+        data: a path, "toy:NAME", "sklearn:NAME", an array, a tensor, a table or a data frame.
+        recipe: a preset of `scorefield.recipes`, `auto()` by default.
+        out: a folder for the bundle, its checkpoints and metrics.jsonl; an unfinished one is gone on with.
+        condition: columns or labels to condition on.
+        columns: columns to use, all by default.
+        seed: of all randomness.
+        device: "cpu", "cuda" or "auto".
+        on_bad: what to do with images that cannot be read.
+        report: where progress goes; nowhere by default.
+
+    Returns:
+        the trained bundle, saved in `out` where that is given.
+
+    Raises:
+        DataError, OptionError: before training, when data or options are wrong.
+        TrainingError: when the loss is not finite.
+        Interrupted: when the reporter asked to stop; a checkpoint is in `out`.
+    """
+    recipe, report = recipe or auto(), report or Quiet()
+    place = pick_device(device)
+    taken = read(data, columns=columns, on_bad=on_bad)
+    for note in taken.notes:
+        report.say(note)
+    features = Features.fit(taken, condition, seed)
+    for note in features.codec.notes:
+        report.say(note)
+    request = _request(recipe, taken, condition, seed)
+    folder = None if out is None else Path(out)
+    if folder is not None and (folder / MANIFEST).exists():
+        _check_request(read_json(folder / "fit.json"), request, folder)
+        report.say(f"{folder} is complete already, nothing to do")
+        return Bundle.load(folder, place)
+    noise_range, complete, choices = _prepare(recipe, taken, features, seed, place, folder, request)
+    for choice in choices:
+        report.say(choice)
+    trainer = _trainer(complete, taken, features, seed, place)
+    after = load_checkpoint(trainer, folder / "checkpoints") if folder is not None else None
+    if after:
+        report.say(f"going on from step {after}")
+    _train(trainer, complete, folder, report)
+    best = trainer.best().to(place)
+    facts = _facts(taken, trainer, seed)
+    bundle = Bundle(best, features, complete, noise_range, facts)  # type: ignore[arg-type]
+    if folder is not None:
+        bundle.save(folder)
+    return bundle
+
+
+def _prepare(
+    recipe: Recipe,
+    data: Data,
+    features: Features,
+    seed: int,
+    device: torch.device,
+    folder: Path | None,
+    request: dict[str, Any],
+) -> tuple[NoiseRange, Recipe, list[str]]:
+    """Measure the data and complete the recipe; a folder keeps both, so that going on repeats no choice."""
+    if folder is not None and folder.exists():
+        if (folder / "fit.json").exists():
+            kept = read_json(folder / "fit.json")
+            _check_request(kept, request, folder)
+            return NoiseRange(**kept["noise_range"]), Recipe.model_validate(kept["complete"]), []
+        if not folder.is_dir() or any(folder.iterdir()):
+            raise OptionError(f"--out {folder}: it exists and is not a run of scorefield; choose another name")
+    noise_range = measure_noise_range(features.measured_rows(data), resolution=features.codec.resolution, seed=seed)
+    complete, choices = resolve(recipe, DataFacts(features.codec.shape, len(data), noise_range, device))
+    choices.insert(0, noise_range.reason)
+    if folder is not None:
+        try:
+            (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OptionError(f"--out {folder}: cannot be made: {error.strerror or error}") from error
+        kept = {**request, "complete": plain(complete), "noise_range": asdict(noise_range)}
+        write_text(folder / "fit.json", json.dumps(kept, indent=2) + "\n")
+    return noise_range, complete, choices
+
+
+def _trainer(recipe: Recipe, data: Data, features: Features, seed: int, device: torch.device) -> Trainer:
+    shape = features.codec.shape
+    most = min(2000, max(256, _HELD_OUT_NUMBERS // max(1, int(torch.Size(shape).numel()))))
+    training, held_out = split_held_out(len(data), recipe.training.held_out, most, seed)
+    take = features.take(data, device)
+    model = build_model(recipe, shape, features.condition_features, seed).to(device)
+    objective = build_objective(recipe)
+    return Trainer(model, objective, Rows(training, take), Rows(held_out, take), recipe.training, seed)
+
+
+def _train(trainer: Trainer, recipe: Recipe, folder: Path | None, report: Reporter) -> None:
+    """Run the trainer: log, report, save, and stop when asked."""
+    journal = Journal(None if folder is None else folder / "metrics.jsonl", trainer.number)
+    every, keep = recipe.checkpoint.every, recipe.checkpoint.keep
+    losses: list[torch.Tensor] = []
+    said, saved, first = time.monotonic(), time.monotonic(), trainer.number
+    started = trainer.seconds
+    for step in trainer:
+        losses.append(step.loss)
+        now = time.monotonic()
+        stop = report.should_stop()
+        last = step.share >= 1 or trainer.stopped_early or stop
+        if step.held_out is not None or last or now - said > _REPORT_SECONDS:
+            loss = float(torch.stack(losses).mean())
+            rate = (step.number - first) / max(step.seconds - started, 1e-9)
+            left = step.seconds * (1 - step.share) / max(step.share, 1e-9)
+            report.step(step, loss, rate, left)
+            held_out = {} if step.held_out is None else {"held_out": step.held_out.to_json()}
+            journal.write(
+                step=step.number,
+                loss=loss,
+                gradient_norm=float(step.gradient_norm),
+                learning_rate=step.learning_rate,
+                seconds=round(step.seconds, 3),
+                steps_per_second=round(rate, 3),
+                **held_out,
+            )
+            losses, said = [], now
+        due = step.number % every == 0 if every else now - saved > _CHECKPOINT_SECONDS
+        if folder is not None and (due or stop) and not (last and not stop):
+            save_checkpoint(trainer, folder / "checkpoints", keep)
+            saved = time.monotonic()
+        if stop and step.share < 1:
+            raise Interrupted(f"stopped at step {step.number}; the same command goes on from there")
+    if trainer.stopped_early:
+        report.say(f"the held-out loss has stopped falling: done after {trainer.number} steps")
+
+
+def _request(recipe: Recipe, data: Data, condition: Sequence[str], seed: int) -> dict[str, Any]:
+    """What a run was asked for: going on with it needs the same."""
+    return {
+        "recipe": plain(recipe),
+        "data": {"fingerprint": data.fingerprint(), "description": data.describe()},
+        "condition": list(condition),
+        "seed": seed,
+    }
+
+
+def _check_request(kept: dict[str, Any], request: dict[str, Any], folder: Path) -> None:
+    """Refuse to go on with another recipe, seed or data."""
+    if kept["data"]["fingerprint"] != request["data"]["fingerprint"]:
+        raise OptionError(
+            f"{folder} was begun with other data ({kept['data']['description']}, SHA-256 "
+            f"{kept['data']['fingerprint'][:12]}…; now {request['data']['description']}, "
+            f"{request['data']['fingerprint'][:12]}…): choose another --out"
+        )
+    for name in ("recipe", "condition", "seed"):
+        if kept[name] != request[name]:
+            raise OptionError(
+                f"{folder} was begun with {name} {_difference(kept[name], request[name])}: choose another --out"
+            )
+
+
+def _difference(kept: Any, asked: Any, path: str = "") -> str:
+    """The first field in which two recipes differ, as `path old, now new`."""
+    if isinstance(kept, dict) and isinstance(asked, dict):
+        for name in kept | asked:
+            if kept.get(name) != asked.get(name):
+                return _difference(kept.get(name), asked.get(name), f"{path}.{name}" if path else name)
+    return f"{path} {kept!r}, now {asked!r}".strip()
+
+
+def _facts(data: Data, trainer: Trainer, seed: int) -> dict[str, Any]:
+    """What bundle.json tells beyond the recipe and the codec."""
+    best = trainer.best_loss
+    return {
+        "data": {
+            "kind": data.kind,
+            "rows": len(data),
+            "description": data.describe(),
+            "fingerprint": data.fingerprint(),
+        },
+        "training": {
+            "steps": trainer.number,
+            "seconds": round(trainer.seconds, 2),
+            "milliseconds_a_step": round(1000 * trainer.seconds / max(1, trainer.number), 3),
+            "parameters": sum(p.numel() for p in trainer.model.parameters()),
+            "held_out_loss": None if best is None else best.mean,
+            "held_out": None if best is None else best.to_json(),
+            "seed": seed,
+        },
+        "versions": {
+            "scorefield": version("scorefield"),
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+        },
+    }

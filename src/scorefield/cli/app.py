@@ -1,0 +1,40 @@
+"""The program: its commands, and exit codes from outcomes: 0 done, 2 wrong input, 75 interrupted, 1 anything else."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Any
+
+import typer
+
+from scorefield.cli.demo import demo
+from scorefield.cli.fit import fit
+from scorefield.cli.inspect import inspect
+from scorefield.cli.sample import sample
+from scorefield.errors import ScorefieldError
+
+app = typer.Typer(
+    name="scorefield",
+    help="Learn the distribution of your data through its score; draw from it, condition on it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (demo, fit, sample, inspect):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the program and exit."""
+    warnings.showwarning = _show_warning
+    try:
+        app()
+    except ScorefieldError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(75 if type(error).__name__ == "Interrupted" else 2)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)

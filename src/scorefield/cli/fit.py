@@ -1,0 +1,57 @@
+"""scorefield fit: learn the distribution of data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def fit(
+    data: Annotated[str, typer.Argument(help="CSV, Parquet, NPY, NPZ, a folder of images, toy:NAME or sklearn:NAME")],
+    out: Annotated[Path, typer.Option(help="folder of the run; an unfinished run there is resumed")],
+    recipe: Annotated[str, typer.Option(help="auto, edm, ddpm, ncsn, or a .toml file")] = "auto",
+    condition: Annotated[list[str] | None, typer.Option(metavar="COL", help="condition on this column")] = None,
+    columns: Annotated[str | None, typer.Option(metavar="A,B,C", help="use these columns only")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="optimisation steps")] = None,
+    budget: Annotated[str | None, typer.Option(metavar="TIME", help="training time, as 90s, 5min or 2h")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="set a field")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="of all randomness")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    on_bad: Annotated[str, typer.Option(help="raise or skip images that cannot be read")] = "raise",
+) -> None:
+    """Learn the distribution of DATA; the result is a folder."""
+    from scorefield.cli.options import names, seconds
+    from scorefield.errors import OptionError
+    from scorefield.overrides import override, recipe_of
+
+    if on_bad not in ("raise", "skip"):
+        raise OptionError(f"--on-bad {on_bad}: expected raise or skip")
+    settings = list(set_ or [])
+    settings += [f"training.steps={steps}"] if steps is not None else []
+    settings += [f"training.budget={seconds(budget)}"] if budget is not None else []
+    chosen = override(recipe_of(recipe), settings)
+
+    from scorefield.api import fit as fit_data
+    from scorefield.cli.console import Console, clock
+
+    with Console() as console:
+        bundle = fit_data(
+            data,
+            chosen,
+            out=out,
+            condition=condition or [],
+            columns=names(columns),
+            seed=seed,
+            device=device,
+            on_bad="skip" if on_bad == "skip" else "raise",
+            report=console,
+        )
+    training = bundle.facts["training"]
+    held_out = training["held_out_loss"]
+    print(
+        f"{out}: {training['parameters']:,} parameters, {training['steps']} steps in {clock(training['seconds'])} "
+        f"({training['milliseconds_a_step']:.3g} ms each)"
+        + ("" if held_out is None else f", held-out loss {held_out:.4f}")
+    )

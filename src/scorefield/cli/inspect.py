@@ -1,0 +1,29 @@
+"""scorefield inspect: what a run or a data set is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def inspect(
+    what: Annotated[str, typer.Argument(metavar="RUN|DATA", help="a run, or data as fit takes it")],
+    columns: Annotated[str | None, typer.Option(metavar="A,B,C", help="of DATA, use these columns only")] = None,
+    condition: Annotated[list[str] | None, typer.Option(metavar="COL", help="of DATA, condition on this")] = None,
+) -> None:
+    """Show schema, noise range, recipe and losses."""
+    from scorefield.cli.options import names
+    from scorefield.storage import MANIFEST
+
+    if (Path(what) / MANIFEST).exists() or (Path(what) / "fit.json").exists():
+        from scorefield.inspection import describe_run
+
+        lines = describe_run(Path(what))
+    else:
+        from scorefield.inspection import describe_data
+
+        lines = describe_data(what, names(columns), condition or [])
+    for line in lines:
+        print(line)

@@ -1,0 +1,187 @@
+"""Columns that a model is conditioned on ↔ vectors: categories as one-hot, numbers standardised."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scorefield.errors import DataError, OptionError
+from scorefield.randomness import Stream
+
+_MOST_CATEGORIES = 200  # whole numbers with more different values than this are numbers, not names
+_KEPT_ROWS = 10_000
+
+
+@dataclass(frozen=True)
+class ConditionColumn:
+    """One column that the model is conditioned on.
+
+    Args:
+        name: of the column.
+        categories: its values, or None for a number.
+        mean, std: of a number.
+        dtype: numpy's name of the type of the values, "str" for text.
+    """
+
+    name: str
+    categories: tuple[str | int | bool, ...] | None
+    mean: float
+    std: float
+    dtype: str
+
+    @staticmethod
+    def fit(name: str, values: np.ndarray) -> ConditionColumn:
+        """Measure a column (n,) of text, whole numbers, truth values or numbers."""
+        dtype = "str" if values.dtype.kind in "OUS" else str(values.dtype)
+        if values.dtype.kind == "f":
+            std = float(values.std())
+            if not std > 0:
+                raise DataError(f"condition {name!r} is constant ({values[0]:g}): it tells nothing")
+            return ConditionColumn(name, None, float(values.mean()), std, dtype)
+        if values.dtype.kind == "O" and any(value is None for value in values):
+            raise DataError(f"condition {name!r} has missing values")
+        distinct = np.unique(values.astype(str) if dtype == "str" else values)
+        if values.dtype.kind in "iu" and len(distinct) > _MOST_CATEGORIES:
+            return ConditionColumn(name, None, float(values.mean()), float(values.std()), dtype)
+        if len(distinct) > max(_MOST_CATEGORIES, len(values) // 10):
+            raise DataError(f"condition {name!r} has {len(distinct)} different values in {len(values)} rows")
+        if len(distinct) == 1:
+            raise DataError(f"condition {name!r} is constant ({distinct[0]}): it tells nothing")
+        return ConditionColumn(name, tuple(distinct.tolist()), 0.0, 1.0, dtype)
+
+    @property
+    def features(self) -> int:
+        """Width of the encoded column."""
+        return 1 if self.categories is None else len(self.categories)
+
+    def encode(self, values: Sequence[Any] | np.ndarray) -> Tensor:
+        """(n,) values as (n, features) float32.
+
+        Raises:
+            OptionError: for a category that was not seen in training, with the known ones.
+        """
+        if self.categories is None:
+            try:
+                numbers = np.asarray(values, dtype=np.float64)
+            except ValueError as error:
+                raise OptionError(f"condition {self.name!r} is a number: {error}") from error
+            if not np.isfinite(numbers).all():
+                raise OptionError(f"condition {self.name!r} must be finite")
+            return torch.from_numpy((numbers - self.mean) / self.std).float().unsqueeze(1)
+        # Compared as text, so that "3" on a command line means the label 3.
+        codes = {str(category): code for code, category in enumerate(self.categories)}
+        unknown = sorted({str(value) for value in values} - codes.keys())
+        if unknown:
+            known = list(codes)
+            shown = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
+            close = difflib.get_close_matches(unknown[0], known, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise OptionError(f"condition {self.name!r} was never {unknown[0]!r} in training, known are: {shown}{hint}")
+        index = torch.tensor([codes[str(value)] for value in values], dtype=torch.long)
+        return torch.nn.functional.one_hot(index, len(self.categories)).float()
+
+    def decode(self, features: Tensor) -> np.ndarray:
+        """(n, features) back to (n,) values of the column's own type."""
+        if self.categories is None:
+            numbers = features[:, 0].double().numpy() * self.std + self.mean
+            return (np.round(numbers) if self.dtype[0] in "iu" else numbers).astype(self.dtype)
+        values = np.array(self.categories, dtype=object if self.dtype == "str" else self.dtype)
+        return values[features.argmax(1).numpy()]
+
+
+@dataclass(frozen=True)
+class ConditionCodec:
+    """All columns that a model is conditioned on, and rows of them as they occurred together.
+
+    Args:
+        columns: one or more.
+        seen: encoded rows of the training data, (m, k), from which conditions that are not given are drawn.
+    """
+
+    columns: tuple[ConditionColumn, ...]
+    seen: Tensor
+
+    @staticmethod
+    def fit(values: Mapping[str, np.ndarray], seed: int = 0) -> ConditionCodec:
+        """Measure columns by name, each (n,)."""
+        columns = tuple(ConditionColumn.fit(name, column) for name, column in values.items())
+        codec = ConditionCodec(columns, torch.empty(0))
+        encoded = codec.encode(values)
+        kept = Stream(seed, "conditions kept").permutation(len(encoded))[:_KEPT_ROWS].copy()
+        return ConditionCodec(columns, encoded[kept])
+
+    @property
+    def features(self) -> int:
+        """k, the width of an encoded row."""
+        return sum(column.features for column in self.columns)
+
+    def encode(self, values: Mapping[str, Sequence[Any] | np.ndarray]) -> Tensor:
+        """Columns by name, each (n,), as (n, k) float32.
+
+        Raises:
+            OptionError: when a column is missing or holds an unseen category.
+        """
+        missing = [column.name for column in self.columns if column.name not in values]
+        if missing:
+            raise OptionError(f"the model is conditioned on {missing}, which are not there")
+        return torch.cat([column.encode(values[column.name]) for column in self.columns], dim=1)
+
+    def draw(self, rows: range, given: Mapping[str, Any], seed: int) -> Tensor:
+        """A condition for each row: what is given, and the rest from training rows that agree with it, (n, k).
+
+        Args:
+            rows: which rows of the request.
+            given: values by column name.
+            seed: of the draw.
+
+        Raises:
+            OptionError: for an unknown name or an unseen category.
+        """
+        names = [column.name for column in self.columns]
+        for name in given:
+            if name not in names:
+                raise OptionError(f"the model is not conditioned on {name!r}, only on {names}")
+        allowed = self.seen
+        fixed: dict[int, Tensor] = {}
+        position = 0
+        for column in self.columns:
+            part = slice(position, position + column.features)
+            if column.name in given:
+                value = column.encode([given[column.name]])
+                if column.categories is not None:
+                    agreeing = allowed[(allowed[:, part] == value).all(1)]
+                    allowed = agreeing if len(agreeing) else allowed
+                fixed[position] = value
+            position += column.features
+        u = Stream(seed, "conditions").uniform(rows)
+        drawn = allowed[(u * len(allowed)).long().clamp(max=len(allowed) - 1)].clone()
+        for start, value in fixed.items():
+            drawn[:, start : start + value.shape[1]] = value
+        return drawn
+
+    def decode(self, features: Tensor) -> dict[str, np.ndarray]:
+        """(n, k) back to columns by name, each (n,)."""
+        parts = features.split([column.features for column in self.columns], dim=1)
+        return {column.name: column.decode(part) for column, part in zip(self.columns, parts, strict=True)}
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Plain values; `seen` is kept as a tensor beside them."""
+        return [
+            {"name": c.name, "categories": c.categories, "mean": c.mean, "std": c.std, "dtype": c.dtype}
+            for c in self.columns
+        ]
+
+    @staticmethod
+    def from_json(fields: list[dict[str, Any]], seen: Tensor) -> ConditionCodec:
+        """The codec whose `to_json` gave these fields."""
+        columns = [
+            ConditionColumn(**{**f, "categories": None if f["categories"] is None else tuple(f["categories"])})
+            for f in fields
+        ]
+        return ConditionCodec(tuple(columns), seen)

@@ -1,0 +1,119 @@
+"""Numeric columns: what each is taken for, its scaler, and how its values are rounded on the way back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scorefield.codecs.scalers import Scaler, fit_scaler, scaler_from_json
+from scorefield.errors import DataError
+
+_MOST_DECIMALS = 4
+_EXACT_INTEGERS = 2**53
+
+
+@dataclass(frozen=True)
+class NumericColumn:
+    """One column of numbers.
+
+    Args:
+        name: for messages.
+        scaler: its map to a scale of order one, or None for a constant column, which is not modelled.
+        decimals: digits after the point that all values have at most, None for continuous values; 0 for integers.
+        low, high: the range of the values; integers are kept within it.
+        integer: whether the values are integers.
+    """
+
+    name: str
+    scaler: Scaler | None
+    decimals: int | None
+    low: float
+    high: float
+    integer: bool
+
+    @staticmethod
+    def fit(name: str, values: np.ndarray) -> NumericColumn:
+        """Measure a column of finite numbers, (n,)."""
+        integer = values.dtype.kind in "iu"
+        low, high = values.min().item(), values.max().item()
+        if integer and max(abs(low), abs(high)) > _EXACT_INTEGERS:
+            raise DataError(
+                f"column {name!r}: integers up to {max(abs(low), abs(high))} cannot be told apart as float64; "
+                "if it is an identifier leave it out with --columns"
+            )
+        column = torch.from_numpy(values.astype(np.float64))
+        scaler = None if low == high else fit_scaler(column)
+        return NumericColumn(name, scaler, 0 if integer else _decimals(values), float(low), float(high), integer)
+
+    @property
+    def resolution(self) -> float | None:
+        """The step of the grid of encoded values, None where they are continuous or ranks."""
+        if self.decimals is None or self.scaler is None or self.scaler.kind != "standardise":
+            return None
+        step = torch.tensor([0.0, 10.0**-self.decimals], dtype=torch.float64)
+        return float(self.scaler.forward(step).diff())
+
+    def decode(self, scaled: Tensor) -> np.ndarray:
+        """Values (n,) float64 from scaled ones, on the column's own grid."""
+        assert self.scaler is not None
+        values: np.ndarray = self.scaler.inverse(scaled.double()).numpy()
+        if self.decimals is not None:
+            values = np.round(values, self.decimals)
+        return np.clip(values, self.low, self.high) if self.integer else values
+
+    def describe(self) -> str:
+        """A line for `inspect`."""
+        if self.scaler is None:
+            return f"{self.name}: constant {self.low:g}, not modelled"
+        if self.integer:
+            kind = "integers"
+        elif self.decimals is None:
+            kind = "continuous"
+        else:
+            kind = f"at most {self.decimals} decimals"
+        return f"{self.name}: {kind}, {self.low:g} to {self.high:g}, {self.scaler.kind}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        scaler = None if self.scaler is None else self.scaler.to_json()
+        return {
+            "name": self.name,
+            "scaler": scaler,
+            "decimals": self.decimals,
+            "low": self.low,
+            "high": self.high,
+            "integer": self.integer,
+        }
+
+    @staticmethod
+    def from_json(fields: dict[str, Any]) -> NumericColumn:
+        """The column whose `to_json` gave these fields."""
+        scaler = None if fields["scaler"] is None else scaler_from_json(fields["scaler"])
+        return NumericColumn(
+            fields["name"], scaler, fields["decimals"], fields["low"], fields["high"], fields["integer"]
+        )
+
+
+def finest(columns: list[NumericColumn]) -> float | None:
+    """The finest grid of several columns; None as soon as one modelled column is continuous."""
+    steps = [column.resolution for column in columns if column.scaler is not None]
+    known = [step for step in steps if step is not None]
+    return min(known) if known and len(known) == len(steps) else None
+
+
+def _decimals(values: np.ndarray) -> int | None:
+    """How many decimals suffice for every value, None if more than four; seen on a few rows before all."""
+    for decimals in range(_MOST_DECIMALS + 1):
+        if all(_on_grid(part, decimals) for part in (values[:1000], values)):
+            return decimals
+    return None
+
+
+def _on_grid(values: np.ndarray, decimals: int) -> bool:
+    # float32 keeps seven digits: 5.1 read as float32 is 5.0999999.
+    tolerance = 1e-6 if values.dtype.itemsize < 8 else 1e-12
+    return bool(np.allclose(np.round(values, decimals), values, rtol=tolerance, atol=0))

@@ -1,0 +1,131 @@
+"""Maps of one column to a scale of order one: strictly growing, with their inverse and log-slope."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+_HEAVY_TAIL = 8.0  # |z| beyond which a standardised column would set the noise range for all others
+_SKEWED = 2.0
+
+
+class Scaler(Protocol):
+    """A strictly growing map of the line to itself; all tensors are float64 of any shape."""
+
+    kind: str
+
+    def forward(self, values: Tensor) -> Tensor:
+        """From data to scaled."""
+        ...
+
+    def inverse(self, scaled: Tensor) -> Tensor:
+        """From scaled to data."""
+        ...
+
+    def log_slope(self, values: Tensor) -> Tensor:
+        """log d forward/d values, nats."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, from which `scaler_from_json` makes it again."""
+        ...
+
+
+@dataclass(frozen=True)
+class Standardise:
+    """(x − mean)/std.
+
+    Args:
+        mean, std: of the column.
+    """
+
+    mean: float
+    std: float
+    kind = "standardise"
+
+    def forward(self, values: Tensor) -> Tensor:
+        return (values - self.mean) / self.std
+
+    def inverse(self, scaled: Tensor) -> Tensor:
+        return scaled * self.std + self.mean
+
+    def log_slope(self, values: Tensor) -> Tensor:
+        return torch.full_like(values, -math.log(self.std))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "mean": self.mean, "std": self.std}
+
+
+@dataclass(frozen=True)
+class Quantile:
+    """Ranks to normal quantiles: piecewise linear through stored knots, and on with the outermost slopes beyond them.
+
+    Args:
+        values: growing data values, at least two.
+        normals: the growing normal quantile of each.
+    """
+
+    values: tuple[float, ...]
+    normals: tuple[float, ...]
+    kind = "quantile"
+
+    @staticmethod
+    def fit(column: Tensor, knots: int = 512) -> Quantile:
+        """Knots at evenly spread ranks of a column (n,); equal values share their middle rank."""
+        distinct, counts = column.double().unique(return_counts=True)
+        middle = (counts.cumsum(0) - counts / 2) / len(column)
+        if len(distinct) > knots:
+            wanted = torch.linspace(float(middle[0]), float(middle[-1]), knots, dtype=torch.float64)
+            chosen = torch.searchsorted(middle, wanted).clamp(max=len(middle) - 1).unique()
+            distinct, middle = distinct[chosen], middle[chosen]
+        return Quantile(tuple(distinct.tolist()), tuple(torch.special.ndtri(middle).tolist()))
+
+    def forward(self, values: Tensor) -> Tensor:
+        return _interpolate(values, self.values, self.normals)
+
+    def inverse(self, scaled: Tensor) -> Tensor:
+        return _interpolate(scaled, self.normals, self.values)
+
+    def log_slope(self, values: Tensor) -> Tensor:
+        left, x, y = _segment(values, self.values, self.normals)
+        return ((y[left + 1] - y[left]) / (x[left + 1] - x[left])).log()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "values": list(self.values), "normals": list(self.normals)}
+
+
+def fit_scaler(column: Tensor) -> Scaler:
+    """Standardise, unless the column is so skewed or heavy-tailed that ranks serve better.
+
+    Args:
+        column: (n,) with at least two different values.
+    """
+    column = column.double()
+    mean, std = float(column.mean()), float(column.std(correction=0))
+    z = (column - mean) / std
+    if float(z.abs().max()) > _HEAVY_TAIL or abs(float(z.pow(3).mean())) > _SKEWED:
+        return Quantile.fit(column)
+    return Standardise(mean, std)
+
+
+def scaler_from_json(fields: dict[str, Any]) -> Scaler:
+    """The scaler whose `to_json` gave these fields."""
+    if fields["kind"] == Quantile.kind:
+        return Quantile(tuple(fields["values"]), tuple(fields["normals"]))
+    return Standardise(fields["mean"], fields["std"])
+
+
+def _segment(at: Tensor, x: tuple[float, ...], y: tuple[float, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    knots = torch.tensor(x, dtype=torch.float64)
+    left = (torch.searchsorted(knots, at.contiguous(), right=True) - 1).clamp(0, len(x) - 2)
+    return left, knots, torch.tensor(y, dtype=torch.float64)
+
+
+def _interpolate(at: Tensor, x: tuple[float, ...], y: tuple[float, ...]) -> Tensor:
+    left, knots, heights = _segment(at, x, y)
+    slope = (heights[left + 1] - heights[left]) / (knots[left + 1] - knots[left])
+    return heights[left] + (at - knots[left]) * slope

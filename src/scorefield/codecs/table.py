@@ -1,0 +1,147 @@
+"""Tables of numeric columns ↔ R^d: each column on its own scaler, constant ones put back as they were."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scorefield.codecs.numeric import NumericColumn, finest
+from scorefield.data.kinds import Data, Table
+from scorefield.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class TableCodec:
+    """The columns of a table, in order, with the Arrow type of each.
+
+    Args:
+        columns: what each column is.
+        types: the Arrow type of each, as text.
+        header: whether the file had names.
+        notes: what fitting found.
+    """
+
+    columns: tuple[NumericColumn, ...]
+    types: tuple[str, ...]
+    header: bool
+    notes: tuple[str, ...] = ()
+    kind = "table"
+
+    @staticmethod
+    def fit(table: Table) -> TableCodec:
+        """Measure the columns of a table.
+
+        Raises:
+            DataError: for columns that are not numeric or have missing cells, which a later version handles, and when
+                no column varies.
+        """
+        _refuse_what_comes_later(table)
+        columns, notes = [], []
+        for name in table.columns.column_names:
+            column = NumericColumn.fit(name, table.columns[name].to_numpy())
+            if column.scaler is None:
+                notes.append(
+                    f"column {name!r} is constant ({column.low:g}): it is not modelled but put back in samples"
+                )
+            columns.append(column)
+        if all(column.scaler is None for column in columns):
+            raise DataError(f"{table.source}: no column varies, there is nothing to learn")
+        types = tuple(str(field.type) for field in table.columns.schema)
+        return TableCodec(tuple(columns), types, table.header, tuple(notes))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self._modelled),)
+
+    @property
+    def resolution(self) -> float | None:
+        return finest(list(self.columns))
+
+    @property
+    def _modelled(self) -> list[NumericColumn]:
+        return [column for column in self.columns if column.scaler is not None]
+
+    def encode(self, data: Data) -> Tensor:
+        values = self._values(data)
+        encoded = [column.scaler.forward(values[column.name]).float() for column in self._modelled if column.scaler]
+        return torch.stack(encoded, dim=1)
+
+    def decode(self, x: Tensor) -> Table:
+        import pyarrow as pa
+
+        scaled = dict(zip((column.name for column in self._modelled), x.double().cpu().unbind(1), strict=True))
+        arrays = []
+        for column, type_name in zip(self.columns, self.types, strict=True):
+            values = column.decode(scaled[column.name]) if column.scaler else np.full(len(x), column.low)
+            arrays.append(pa.array(values).cast(arrow_type(type_name), safe=False))
+        names = [column.name for column in self.columns]
+        return Table(pa.table(arrays, names=names), header=self.header, source="decoded table")
+
+    def log_jacobian(self, data: Data) -> Tensor:
+        values = self._values(data)
+        slopes = [column.scaler.log_slope(values[column.name]) for column in self._modelled if column.scaler]
+        return torch.stack(slopes, dim=1).sum(1)
+
+    def _values(self, data: Data) -> dict[str, Tensor]:
+        """The modelled columns as float64; refuses a table of another form."""
+        if not isinstance(data, Table):
+            raise DataError(f"the model was trained on a table, got {data.kind} from {data.source}")
+        present = data.columns.column_names
+        missing = [column.name for column in self.columns if column.name not in present]
+        if missing:
+            raise DataError(f"{data.source}: columns {missing} are missing, the model was trained with them")
+        _refuse_what_comes_later(data)
+        return {
+            column.name: torch.from_numpy(data.columns[column.name].to_numpy().astype(np.float64))
+            for column in self._modelled
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "columns": [column.to_json() for column in self.columns],
+            "types": list(self.types),
+            "header": self.header,
+            "notes": list(self.notes),
+        }
+
+    @staticmethod
+    def from_json(fields: dict[str, Any]) -> TableCodec:
+        """The codec whose `to_json` gave these fields."""
+        columns = tuple(NumericColumn.from_json(column) for column in fields["columns"])
+        return TableCodec(columns, tuple(fields["types"]), fields["header"], tuple(fields["notes"]))
+
+    def describe(self) -> list[str]:
+        return [column.describe() for column in self.columns]
+
+
+def arrow_type(name: str) -> pa.DataType:
+    """The Arrow type of this name, such as "int64" or "double"."""
+    import pyarrow as pa
+
+    return pa.type_for_alias(name)
+
+
+def _refuse_what_comes_later(table: Table) -> None:
+    import pyarrow.types as kinds
+
+    for name, column in zip(table.columns.column_names, table.columns.columns, strict=True):
+        usable = kinds.is_integer(column.type) or kinds.is_floating(column.type)
+        if not usable:
+            raise DataError(
+                f"{table.source}: column {name!r} holds {column.type}; this version models numeric columns: choose "
+                f"them with --columns, or make {name!r} a condition with --condition"
+            )
+        if column.null_count:
+            first = int(np.flatnonzero(column.is_null().to_numpy())[0])
+            raise DataError(
+                f"{table.source}: column {name!r} has {column.null_count} missing cells, the first in data row "
+                f"{first + 1}; this version models complete columns: choose them with --columns"
+            )

@@ -1,0 +1,149 @@
+"""A data set as a model sees it: columns that it is conditioned on taken out, the rest encoded; and back again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scorefield.codecs.base import Codec
+from scorefield.codecs.choose import codec_from_json, fit_codec
+from scorefield.codecs.condition import ConditionCodec
+from scorefield.data.checks import check_finite
+from scorefield.data.kinds import Array, Data, Images, Table
+from scorefield.errors import DataError, OptionError
+from scorefield.training.rows import Take
+
+_ENCODED_AT_ONCE = 1 << 28  # numbers; images of more are encoded batch by batch
+_MEASURED = 1 << 26  # numbers from which the noise range is measured
+
+
+@dataclass(frozen=True)
+class Features:
+    """The codec of the rows, that of their conditions, and where the conditions stood.
+
+    Args:
+        codec: of what is modelled.
+        conditions: of what it is conditioned on, or None.
+        order: column names of a table in the user's order, () for other data.
+    """
+
+    codec: Codec
+    conditions: ConditionCodec | None
+    order: tuple[str, ...]
+
+    @staticmethod
+    def fit(data: Data, condition: Sequence[str], seed: int) -> Features:
+        """Fit codecs to data.
+
+        Args:
+            data: as read.
+            condition: names of columns or labels to condition on.
+            seed: of what is kept of the conditions.
+
+        Raises:
+            DataError: when the data cannot be modelled.
+            OptionError: for a condition that is not there.
+        """
+        if len(data) < 2:
+            raise DataError(f"{data.source}: {len(data)} row, at least 2 are needed to learn a distribution")
+        rest, values = _take_out(data, condition)
+        check_finite(rest)
+        order = tuple(data.columns.column_names) if isinstance(data, Table) else ()
+        conditions = ConditionCodec.fit(values, seed) if values else None
+        return Features(fit_codec(rest), conditions, order)
+
+    @property
+    def condition_names(self) -> list[str]:
+        """Names of the conditions."""
+        return [] if self.conditions is None else [column.name for column in self.conditions.columns]
+
+    @property
+    def condition_features(self) -> int:
+        """Width of an encoded condition, 0 without one."""
+        return 0 if self.conditions is None else self.conditions.features
+
+    def take(self, data: Data, device: torch.device) -> Take:
+        """How training takes rows of this data by number."""
+        rest, values = _take_out(data, self.condition_names)
+        conditions = None if self.conditions is None else self.conditions.encode(values).to(device)
+        encoded = None
+        if not isinstance(rest, Images) or len(rest) * rest.pixels[0].size <= _ENCODED_AT_ONCE:
+            encoded = self.codec.encode(rest).to(device)
+
+        def rows(numbers: np.ndarray) -> tuple[Tensor, Tensor | None]:
+            x0 = self.codec.encode(rest.rows(numbers)).to(device) if encoded is None else encoded[numbers]
+            return x0, None if conditions is None else conditions[numbers]
+
+        return rows
+
+    def measured_rows(self, data: Data) -> Tensor:
+        """Encoded rows to measure the noise range from: all, or the first of a large set, (m, *shape)."""
+        rest, _ = _take_out(data, self.condition_names)
+        most = max(4000, _MEASURED // max(1, int(np.prod(self.codec.shape))))
+        return self.codec.encode(rest if len(rest) <= most else rest.rows(np.arange(most)))
+
+    def decode(self, x: Tensor, condition: Tensor | None) -> Data:
+        """Rows in the form of the user's data, conditions back in their places."""
+        data = self.codec.decode(x)
+        if self.conditions is None or condition is None:
+            return data
+        return _put_back(data, self.conditions.decode(condition), self.order)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; the conditions seen are kept as a tensor beside them."""
+        conditions = None if self.conditions is None else self.conditions.to_json()
+        return {"codec": self.codec.to_json(), "conditions": conditions, "order": list(self.order)}
+
+    @staticmethod
+    def from_json(fields: dict[str, Any], seen: Tensor | None) -> Features:
+        """The features whose `to_json` gave these fields."""
+        conditions = None
+        if fields["conditions"] is not None and seen is not None:
+            conditions = ConditionCodec.from_json(fields["conditions"], seen)
+        return Features(codec_from_json(fields["codec"]), conditions, tuple(fields["order"]))
+
+
+def _take_out(data: Data, names: Sequence[str]) -> tuple[Data, dict[str, np.ndarray]]:
+    """The data without these columns or labels, and the columns, each (n,)."""
+    if isinstance(data, Table):
+        _check_names(names, data.columns.column_names, data.source)
+        for name in names:
+            if data.columns[name].null_count:
+                raise DataError(f"{data.source}: condition {name!r} has {data.columns[name].null_count} missing cells")
+        values = {name: data.columns[name].to_numpy() for name in names}
+        rest = replace(data, columns=data.columns.drop_columns(list(names)) if names else data.columns)
+        if not rest.columns.num_columns:
+            raise OptionError(f"{data.source}: every column is a condition, none is left to model")
+        return rest, values
+    _check_names(names, list(data.label_columns), data.source)
+    values = {name: np.asarray(data.label_columns[name]) for name in names}
+    if isinstance(data, Images):
+        return replace(data, labels=None, label_name="", label_columns={}), values
+    return replace(data, labels=None, label_name=""), values
+
+
+def _put_back(data: Data, values: dict[str, np.ndarray], order: tuple[str, ...]) -> Data:
+    if isinstance(data, Table):
+        import pyarrow as pa
+
+        columns = {name: data.columns[name] for name in data.columns.column_names}
+        columns |= {name: pa.chunked_array([pa.array(column.tolist())]) for name, column in values.items()}
+        return replace(data, columns=pa.table([columns[name] for name in order], names=list(order)))
+    name, labels = next(iter(values.items()))
+    if isinstance(data, Array):
+        return replace(data, labels=labels, label_name=name)
+    return replace(data, labels=labels, label_name=name, label_columns=values)
+
+
+def _check_names(names: Sequence[str], known: Sequence[str], source: str) -> None:
+    from scorefield.data.schema import suggestion
+
+    for name in names:
+        if name not in known:
+            found = f"there are {list(known)}" if known else "it has no labels"
+            raise OptionError(f"{source}: no column {name!r} to condition on{suggestion(name, list(known))}; {found}")

@@ -1,0 +1,1 @@
+"""Networks: maps from (x, c_noise, condition) to a tensor like x; they know nothing of diffusion."""

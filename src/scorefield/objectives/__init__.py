@@ -1,0 +1,1 @@
+"""Objectives: times, criterion, weight, and the presets made of them."""

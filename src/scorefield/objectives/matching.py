@@ -1,0 +1,62 @@
+"""Score matching as one expectation: a law of t, a criterion and a weight.
+
+L = E_t E_{x0, ε} w(t) · criterion(model, x0, ε, t)                              (1)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scorefield.model import Denoiser
+from scorefield.objectives.criteria import Criterion
+from scorefield.objectives.times import TimeLaw
+from scorefield.objectives.weights import Weight
+
+
+@dataclass(frozen=True)
+class ScoreMatching:
+    """An objective: times, criterion, weight.
+
+    Args:
+        times: the law of t in training.
+        criterion: what is compared at one level.
+        weight: w(t).
+    """
+
+    times: TimeLaw
+    criterion: Criterion
+    weight: Weight
+
+    def __call__(self, model: Denoiser, x0: Tensor, epsilon: Tensor, u: Tensor) -> Tensor:
+        """The weighted loss of each row, (1).
+
+        Args:
+            model: the model that learns.
+            x0: clean data, (B, *shape).
+            epsilon: standard normals, (B, *shape).
+            u: where in the law of t each row stands, (B,) float64 in (0, 1).
+
+        Returns:
+            (B,).
+        """
+        return self.at(model, x0, epsilon, self.times.quantile(u, model.schedule))
+
+    def at(self, model: Denoiser, x0: Tensor, epsilon: Tensor, t: Tensor) -> Tensor:
+        """As calling, at given times t (B,)."""
+        weight = self.weight(model.schedule.at(t)).to(device=x0.device, dtype=x0.dtype)
+        return weight * self.criterion(model, x0, epsilon, t)
+
+
+def stratified(u: Tensor) -> Tensor:
+    """Spread uniforms over equal strata, row i in [i/B, (i + 1)/B): unbiased over the batch, with less variance.
+
+    Kingma et al. 2021, §I.1, arXiv:2107.00630, use the related grid with one common shift.
+
+    Args:
+        u: (B,) in (0, 1).
+    """
+    rows = torch.arange(len(u), dtype=u.dtype, device=u.device)
+    return (rows + u) / len(u)

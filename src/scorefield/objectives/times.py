@@ -1,0 +1,86 @@
+"""Laws of t in training, each as the inverse of its distribution function: stratified uniforms give any of them.
+
+The law of t in training, the grid in sampling and the schedule are three different things. Laws of noise are truncated
+to the schedule's range [t_min, t_max].
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from scorefield.errors import OptionError
+from scorefield.noise import Schedule
+
+
+class TimeLaw(Protocol):
+    """A distribution of t."""
+
+    def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
+        """The time below which a share u of training lies.
+
+        Args:
+            u: (B,) float64 in (0, 1).
+            schedule: gives the range and the meaning of t.
+
+        Returns:
+            t, (B,) float64 in [t_min, t_max].
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """t uniform over the schedule's range (Ho et al. 2020; Song et al. 2021)."""
+
+    def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
+        return schedule.t_min + u * (schedule.t_max - schedule.t_min)
+
+
+@dataclass(frozen=True)
+class UniformIntegers:
+    """t uniform over the whole numbers of the schedule's range: the levels of a `Discrete` schedule."""
+
+    def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
+        first, last = math.ceil(schedule.t_min), math.floor(schedule.t_max)
+        if first > last:
+            raise OptionError(
+                f"there is no whole time in [{schedule.t_min:g}, {schedule.t_max:g}]: use a Discrete schedule"
+            )
+        return first + (u * (last - first + 1)).floor()
+
+
+@dataclass(frozen=True)
+class LogUniform:
+    """log σ/α uniform over the schedule's range: equal training for every factor of noise."""
+
+    def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
+        low, high = _log_sigma_range(schedule)
+        return schedule.time_of_sigma(torch.exp(low + u * (high - low)))
+
+
+@dataclass(frozen=True)
+class LogNormal:
+    """log σ/α normal (Karras et al. 2022, Table 1, arXiv:2206.00364), truncated to the schedule's range.
+
+    Args:
+        mean, std: of log σ/α; theirs are −1.2 and 1.2 at σ_data = ½.
+    """
+
+    mean: float = -1.2
+    std: float = 1.2
+
+    def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
+        low, high = (torch.special.ndtr((edge - self.mean) / self.std) for edge in _log_sigma_range(schedule))
+        z = torch.special.ndtri(low + u * (high - low))
+        return schedule.time_of_sigma(torch.exp(self.mean + self.std * z)).clamp(schedule.t_min, schedule.t_max)
+
+
+def _log_sigma_range(schedule: Schedule) -> tuple[Tensor, Tensor]:
+    """log σ/α at t_min and t_max; a schedule that ends without any data is cut at σ/α = e¹⁰."""
+    low, high = (-schedule.at(t).log_snr / 2 for t in (schedule.t_min, schedule.t_max))
+    return low, high.clamp(max=10.0)

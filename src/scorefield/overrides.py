@@ -1,0 +1,102 @@
+"""Recipes from files and `path=value` settings: typed, complete or refused, with the closest right name."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from scorefield.errors import OptionError
+from scorefield.recipes import PRESETS, Recipe, plain
+
+
+def recipe_of(name: str) -> Recipe:
+    """A preset by name, or a recipe from a .toml file.
+
+    Raises:
+        OptionError: for an unknown name, a file that cannot be read, and fields that are wrong.
+    """
+    if name.endswith(".toml"):
+        return _from_toml(Path(name))
+    if name not in PRESETS:
+        raise OptionError(
+            f"--recipe {name}: no such recipe{_hint(name, list(PRESETS))}; there are {', '.join(PRESETS)}"
+        )
+    return PRESETS[name]()
+
+
+def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
+    """A recipe with fields set, each as "training.batch=256".
+
+    Raises:
+        OptionError: for an unknown path, a value of the wrong type, and a path set twice.
+    """
+    values = plain(recipe)
+    seen: set[str] = set()
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals:
+            raise OptionError(f"--set {setting}: expected path=value, such as training.batch=256")
+        if path in seen:
+            raise OptionError(f"--set {path} is given twice")
+        seen.add(path)
+        part, names = values, path.split(".")
+        for depth, name in enumerate(names):
+            if not isinstance(part, dict) or name not in part:
+                known = list(part) if isinstance(part, dict) else []
+                place = ".".join(names[:depth]) or "the recipe"
+                raise OptionError(f"--set {path}: {place} has no field {name!r}{_hint(name, known)}; it has {known}")
+            if depth < len(names) - 1:
+                part = part[name]
+        if isinstance(part[names[-1]], dict):
+            raise OptionError(f"--set {path}: that is a group; its fields are {list(part[names[-1]])}")
+        part[names[-1]] = _value(text)
+    return _validated(values, "--set", strict=False)
+
+
+def _value(text: str) -> Any:
+    """Numbers, true, false, null and lists as JSON has them, else text; a,b,c is a list too."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return [_value(part) for part in text.split(",")] if "," in text else text
+
+
+def _from_toml(path: Path) -> Recipe:
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OptionError(f"--recipe {path}: cannot be read: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise OptionError(f"--recipe {path}: {error}") from error
+    # Strict: a number in quotes is a mistake, not a number.
+    return _validated(values, f"--recipe {path}", strict=True)
+
+
+def _validated(values: dict[str, Any], where: str, strict: bool) -> Recipe:
+    try:
+        return Recipe.model_validate_json(json.dumps(values), strict=strict)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in first["loc"])
+        hint = ""
+        if first["type"] == "extra_forbidden":
+            hint = _hint(str(first["loc"][-1]), _fields(first["loc"][:-1]))
+        raise OptionError(f"{where}: {path}: {first['msg']}, got {first['input']!r}{hint}") from error
+
+
+def _fields(path: tuple[int | str, ...]) -> list[str]:
+    part: Any = plain(Recipe())
+    for name in path:
+        part = part.get(name, {}) if isinstance(part, dict) else {}
+    return list(part) if isinstance(part, dict) else []
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f", did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,131 @@
+"""What a network predicts is one row (a, b): y = a·x0 + b·ε; one 2×2 solve turns any prediction into any other.
+
+    ⎡ y   ⎤   ⎡ a  b ⎤ ⎡ x0 ⎤                x0 = (σ y − b x_t)/d
+    ⎣ x_t ⎦ = ⎣ α  σ ⎦ ⎣ ε  ⎦                ε  = (a x_t − α y)/d,   d = aσ − bα        (1)
+
+At one noisy x_t an error in y is d times smaller in x0 and so |d_P/d_Q|² times larger in the notation P than in Q:
+
+    ‖ŷ_P − y_P‖² = (d_P/d_Q)² ‖ŷ_Q − y_Q‖²                                              (2)
+
+which converts every loss weight of the field into every other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from scorefield.noise import NoiseLevel, mix
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """What a model believes of x_t: the clean data and the noise in it.
+
+    Args:
+        x0: E[x0 given x_t], (B, *shape).
+        epsilon: E[ε given x_t], (B, *shape).
+        level: the noise level of x_t.
+    """
+
+    x0: Tensor
+    epsilon: Tensor
+    level: NoiseLevel
+
+    @property
+    def score(self) -> Tensor:
+        """∇ log p_t(x_t) = −ε/σ, (B, *shape)."""
+        return SCORE.of(self.x0, self.epsilon, self.level)
+
+    @property
+    def v(self) -> Tensor:
+        """α ε − σ x0, (B, *shape) (Salimans & Ho 2022, arXiv:2202.00512)."""
+        return V.of(self.x0, self.epsilon, self.level)
+
+    @property
+    def velocity(self) -> Tensor:
+        """dx/dt of the probability flow, α′ x0 + σ′ ε, (B, *shape)."""
+        return VELOCITY.of(self.x0, self.epsilon, self.level)
+
+
+@dataclass(frozen=True)
+class Parametrization:
+    """A notation for what a network predicts: y = a·x0 + b·ε.
+
+    Args:
+        name: for messages and files.
+        row: a level's (a, b), float64, shaped like the level.
+    """
+
+    name: str
+    row: Callable[[NoiseLevel], tuple[Tensor, Tensor]]
+
+    def of(self, x0: Tensor, epsilon: Tensor, level: NoiseLevel) -> Tensor:
+        """y = a·x0 + b·ε, (B, *shape)."""
+        a, b = self.row(level)
+        return mix(a, x0, b, epsilon)
+
+    def determinant(self, level: NoiseLevel) -> Tensor:
+        """d = aσ − bα of (1), shaped like the level."""
+        a, b = self.row(level)
+        return a * level.sigma - b * level.alpha
+
+    def split(self, output: Tensor, x_t: Tensor, level: NoiseLevel) -> Estimate:
+        """Read a network's output as clean data and noise, by (1).
+
+        Args:
+            output: y, (B, *shape).
+            x_t: the noisy data it was made from, (B, *shape).
+            level: the noise level of x_t.
+
+        Returns:
+            the estimate, with entries of x_t's type.
+
+        Raises:
+            ValueError: where d = 0, as for a flow at α = 0 read through ε: there y says nothing of x0.
+        """
+        a, b = self.row(level)
+        d = a * level.sigma - b * level.alpha
+        if not torch.compiler.is_compiling() and not d.all():
+            where = level.t.flatten()[(d == 0).flatten()][0]
+            raise ValueError(f"{self.name} does not determine x0 at t = {where:g}, where its determinant is zero")
+        output = output.to(x_t.dtype)
+        x0 = mix(level.sigma / d, output, -b / d, x_t)
+        epsilon = mix(a / d, x_t, -level.alpha / d, output)
+        return Estimate(x0, epsilon, level)
+
+
+def _constant(value: float, level: NoiseLevel) -> Tensor:
+    return torch.full_like(level.sigma, value)
+
+
+X0 = Parametrization("x0", lambda level: (_constant(1, level), _constant(0, level)))
+EPSILON = Parametrization("epsilon", lambda level: (_constant(0, level), _constant(1, level)))
+SCORE = Parametrization("score", lambda level: (_constant(0, level), -1 / level.sigma))
+V = Parametrization("v", lambda level: (-level.sigma, level.alpha))
+VELOCITY = Parametrization("velocity", lambda level: (level.d_alpha, level.d_sigma))
+
+
+@lru_cache
+def edm_f(sigma_data: float) -> Parametrization:
+    """F of Karras et al. 2022, Eq. 7 and Table 1, arXiv:2206.00364, for any schedule: x0 = c_skip x_t + c_out F.
+
+    c_skip = α σ_data²/(α²σ_data² + σ²) and c_out = σ σ_data/√(α²σ_data² + σ²) give F unit variance at every level;
+    with α = 1 they are the published ones.
+
+    Args:
+        sigma_data: standard deviation of the data.
+    """
+
+    def row(level: NoiseLevel) -> tuple[Tensor, Tensor]:
+        total = (level.alpha * sigma_data) ** 2 + level.sigma**2
+        c_skip = level.alpha * sigma_data**2 / total
+        c_out = level.sigma * sigma_data / total.sqrt()
+        # 1 − c_skip α = σ²/total, written so that it does not cancel at small σ.
+        return level.sigma**2 / total / c_out, -c_skip * level.sigma / c_out
+
+    return Parametrization("F", row)

@@ -1,0 +1,1 @@
+"""Reports: pictures that show a model beside its data."""

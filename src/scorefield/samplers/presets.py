@@ -1,0 +1,89 @@
+"""The named samplers of the field, each a line: grid, predictor, corrector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from scorefield.model import Denoiser
+from scorefield.samplers import grids
+from scorefield.samplers.langevin import Langevin, ncsnv2_size
+from scorefield.samplers.loop import Corrector, OnStep, Predictor, sample
+from scorefield.samplers.predictors import Ancestral, Euler, Heun
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A grid, a predictor and a corrector under a name.
+
+    Args:
+        name: as the command line calls it.
+        steps: number of levels of the grid.
+        grid: where the levels lie.
+        predictor, corrector: as in `sample`.
+    """
+
+    name: str
+    steps: int
+    grid: grids.Grid
+    predictor: Predictor | None
+    corrector: Corrector | None = None
+
+    def with_steps(self, steps: int) -> Sampler:
+        """The same with another number of levels."""
+        return replace(self, steps=steps)
+
+    def __call__(
+        self,
+        model: Denoiser,
+        rows: int | range,
+        shape: Sequence[int],
+        *,
+        seed: int,
+        device: torch.device | str = "cpu",
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Draw rows of a shape, (B, *shape); as `sample`."""
+        grid = self.grid(model.schedule, self.steps)
+        return sample(
+            model, rows, shape, grid, self.predictor, self.corrector, seed=seed, device=device, on_step=on_step
+        )
+
+
+def ddpm(steps: int = 1000) -> Sampler:
+    """Ancestral sampling (Ho et al. 2020, Algorithm 2, arXiv:2006.11239), levels evenly spaced in t."""
+    return Sampler("ddpm", steps, grids.uniform, Ancestral(1.0))
+
+
+def ddim(steps: int = 50) -> Sampler:
+    """DDIM (Song et al. 2020, arXiv:2010.02502), levels evenly spaced in log σ."""
+    return Sampler("ddim", steps, grids.geometric, Ancestral(0.0))
+
+
+def ancestral(steps: int = 250) -> Sampler:
+    """DDPM's step on levels evenly spaced in log σ: any schedule, fewer steps."""
+    return Sampler("ancestral", steps, grids.geometric, Ancestral(1.0))
+
+
+def euler(steps: int = 50) -> Sampler:
+    """The probability flow by Euler's method on Karras' grid."""
+    return Sampler("euler", steps, grids.karras, Euler())
+
+
+def heun(steps: int = 18) -> Sampler:
+    """Karras et al. 2022, Algorithm 1 without churn, arXiv:2206.00364."""
+    return Sampler("heun", steps, grids.karras, Heun())
+
+
+def annealed_langevin(levels: int, ratio: float, moves: int = 5) -> Sampler:
+    """Annealed Langevin dynamics with NCSNv2's step size (Song & Ermon 2020, Algorithm 1, arXiv:2006.09011).
+
+    Args:
+        levels: number of levels.
+        ratio: γ, of neighbouring levels.
+        moves: T, Langevin moves at each.
+    """
+    return Sampler("langevin", levels, grids.geometric, None, Langevin(moves, ncsnv2_size(ratio, moves)))

@@ -1,0 +1,52 @@
+"""Checkpoints: the state of a trainer as a folder that is whole or not there, the newest few kept."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from scorefield.errors import BundleError
+from scorefield.storage import read_files, write_folder
+from scorefield.training.loop import Trainer
+
+
+def save_checkpoint(trainer: Trainer, folder: Path, keep: int) -> Path:
+    """Write the trainer's state below a folder and remove all but the newest `keep`.
+
+    Raises:
+        BundleError: when the disk refuses; the checkpoints that are there stay.
+    """
+    tensors, values = trainer.state()
+    place = folder / f"step-{trainer.number:09d}"
+    if not place.exists():
+        content = safetensors.torch.save({name: value.contiguous().cpu() for name, value in tensors.items()})
+        write_folder(place, {"state.safetensors": content, "state.json": json.dumps(values, indent=2).encode()})
+    for partial in folder.glob(".*.partial"):
+        shutil.rmtree(partial, ignore_errors=True)
+    for old in sorted(folder.glob("step-*"))[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return place
+
+
+def load_checkpoint(trainer: Trainer, folder: Path) -> int | None:
+    """Bring a trainer to the newest valid checkpoint below a folder; a damaged one is passed over with a warning.
+
+    Returns:
+        the step, or None where there is no valid checkpoint.
+    """
+    for place in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            files = read_files(place)
+            values: dict[str, Any] = json.loads(files["state.json"])
+            tensors = safetensors.torch.load(files["state.safetensors"])
+        except (BundleError, KeyError, ValueError) as error:
+            warnings.warn(f"passing over checkpoint {place.name}: {error}", stacklevel=2)
+            continue
+        trainer.load_state(tensors, values)
+        return trainer.number
+    return None

@@ -1,0 +1,85 @@
+"""The held-out loss: the objective on rows never trained on, with the same noise each time, by band of noise."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from scorefield.model import Denoiser
+from scorefield.objectives.matching import ScoreMatching, stratified
+from scorefield.randomness import Stream
+from scorefield.training.rows import Rows
+
+BANDS = 8
+_CHUNK = 512
+
+
+@dataclass(frozen=True)
+class HeldOutLoss:
+    """The mean loss and its parts.
+
+    Args:
+        mean: over the law of t, which gives every band the same share.
+        bands: mean loss in each band, from little noise to much.
+        edges: σ/α between which each band lies, one more than there are bands.
+        std_error: standard error of the mean, over rows.
+    """
+
+    mean: float
+    bands: tuple[float, ...]
+    edges: tuple[float, ...]
+    std_error: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(fields: dict[str, Any]) -> HeldOutLoss:
+        """The loss whose `to_json` gave these fields."""
+        return HeldOutLoss(fields["mean"], tuple(fields["bands"]), tuple(fields["edges"]), fields["std_error"])
+
+
+class HeldOut:
+    """Held-out rows with their noise and times, fixed once so that two evaluations differ by the model alone.
+
+    Args:
+        rows: the held-out rows.
+        objective: the loss.
+        seed: of noise and times.
+        least: evaluations at least; few rows are used several times.
+    """
+
+    def __init__(self, rows: Rows, objective: ScoreMatching, seed: int, least: int = 1000) -> None:
+        self.rows, self.objective = rows, objective
+        self.repeats = max(1, -(-least // max(1, len(rows)))) if rows.numbers.size else 0
+        self._noise, self._times = Stream(seed, "held-out noise"), Stream(seed, "held-out times")
+
+    @torch.no_grad()
+    def __call__(self, model: Denoiser) -> HeldOutLoss:
+        """The held-out loss of a model."""
+        count = len(self.rows) * self.repeats
+        # Strided, so that the repeats of one row fall into different strata.
+        u = stratified(self._times.uniform(count))
+        numbers = self.rows.numbers.repeat(self.repeats)
+        place = torch.arange(count).reshape(self.repeats, -1).T.flatten()
+        u = u[place]
+        losses = []
+        for start in range(0, count, _CHUNK):
+            part = slice(start, min(start + _CHUNK, count))
+            x0, condition = self.rows.take(numbers[part])
+            bound = model if condition is None else model.given(condition)
+            epsilon = self._noise.normal(range(part.start, part.stop), x0.shape[1:], device=x0.device)
+            losses.append(self.objective(bound, x0, epsilon, u[part].to(x0.device)).double().cpu())
+        loss = torch.cat(losses)
+        band = (u * BANDS).long().clamp(max=BANDS - 1)
+        edges = self.objective.times.quantile(torch.linspace(1e-9, 1 - 1e-9, BANDS + 1).double(), model.schedule)
+        levels = model.schedule.at(edges)
+        return HeldOutLoss(
+            float(loss.mean()),
+            tuple(float(loss[band == b].mean()) for b in range(BANDS)),
+            tuple((levels.sigma / levels.alpha).tolist()),
+            float(loss.reshape(-1, self.repeats).mean(1).std()) / max(1, len(self.rows)) ** 0.5,
+        )

@@ -1,0 +1,211 @@
+"""The training loop as a generator of steps: what to do with them, logging, saving or stopping, is the caller's."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scorefield.errors import TrainingError
+from scorefield.model import Denoiser
+from scorefield.objectives.matching import ScoreMatching, stratified
+from scorefield.randomness import Stream
+from scorefield.training.averages import PowerAverage
+from scorefield.training.held_out import HeldOut, HeldOutLoss
+from scorefield.training.rows import Order, Rows
+from scorefield.training.settings import TrainingSettings
+
+EVALUATIONS = 40  # of the held-out loss, evenly over training
+_CHECK_EVERY = 20  # steps between looks at the loss on a GPU, where each look waits for it
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimisation step.
+
+    Args:
+        number: counted from 1.
+        loss: mean over the batch, ().
+        gradient_norm: before clipping, ().
+        learning_rate: used.
+        share: of training that is done, in [0, 1].
+        seconds: of training so far, over all runs.
+        held_out: the held-out loss, where this step measured it.
+    """
+
+    number: int
+    loss: Tensor
+    gradient_norm: Tensor
+    learning_rate: float
+    share: float
+    seconds: float
+    held_out: HeldOutLoss | None
+
+
+class Trainer:
+    """A model, its objective and its rows on the way to the minimum.
+
+    Every random number of step n is a function of the seed and n, so that a trainer that loads the state of step n goes
+    on with the very steps it would have done.
+
+    Args:
+        model: trained in place; `best` gives the averaged weights.
+        objective: the loss.
+        rows: to train on.
+        held_out: for the held-out loss, may be empty.
+        settings: complete, nothing left to `auto`.
+        seed: of order, noise and times.
+    """
+
+    def __init__(
+        self,
+        model: Denoiser,
+        objective: ScoreMatching,
+        rows: Rows,
+        held_out: Rows,
+        settings: TrainingSettings,
+        seed: int,
+    ) -> None:
+        if settings.batch is None or settings.learning_rate is None or not (settings.steps or settings.budget):
+            raise TrainingError("training needs batch, learning_rate and steps or budget")
+        self.model, self.objective, self.rows, self.settings = model, objective, rows, settings
+        self.batch, self.learning_rate = settings.batch, settings.learning_rate
+        self.average = PowerAverage(model, settings.average)
+        self.device = next(model.parameters()).device
+        self._held_out = HeldOut(held_out, objective, seed) if len(held_out) else None
+        self._order = Order(len(rows), self.batch, seed)
+        self._noise, self._times = Stream(seed, "training noise"), Stream(seed, "training times")
+        fused = self.device.type in ("cpu", "cuda")
+        self._adam = torch.optim.Adam(model.parameters(), betas=(0.9, settings.beta2), fused=fused)
+        self.number = 0
+        self.seconds = 0.0
+        self.evaluations = 0
+        self.since_best = 0
+        self.best_loss: HeldOutLoss | None = None
+        self.stopped_early = False
+        self._best: dict[str, Tensor] | None = None
+
+    def share(self) -> float:
+        """How much of training is done, in [0, 1]: by steps or by seconds, whichever is farther."""
+        by_steps = self.number / self.settings.steps if self.settings.steps else 0.0
+        by_time = self.seconds / self.settings.budget if self.settings.budget else 0.0
+        return min(1.0, max(by_steps, by_time))
+
+    def __iter__(self) -> Iterator[Step]:
+        """Steps until training is done; stopping to iterate stops training, iterating again goes on."""
+        self.model.train()
+        while self.share() < 1 and not self.stopped_early:
+            start = time.perf_counter()
+            loss, norm, rate = self._update()
+            self.seconds += time.perf_counter() - start
+            yield Step(self.number, loss, norm, rate, self.share(), self.seconds, self._evaluate())
+
+    def best(self) -> Denoiser:
+        """The averaged model at its best held-out loss, or as it is now where nothing was held out."""
+        model = copy.deepcopy(self.average.model)
+        if self._best is not None:
+            model.load_state_dict(self._best)
+        return model
+
+    def _update(self) -> tuple[Tensor, Tensor, float]:
+        rate = self._rate()
+        for group in self._adam.param_groups:
+            group["lr"] = rate
+        x0, condition = self.rows.take(self.rows.numbers[self._order.at(self.number)])
+        epsilon = self._noise.normal(len(x0), x0.shape[1:], step=self.number, device=self.device)
+        u = stratified(self._times.uniform(len(x0), step=self.number, device=self.device))
+        model = self.model if condition is None else self.model.given(condition)
+        self._adam.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+            losses = self.objective(model, x0, epsilon, u)
+        loss = losses.mean()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip, foreach=True)
+        if self.device.type == "cpu" or self.number % _CHECK_EVERY == 0:
+            self._check_finite(loss, norm, losses, u)
+        self._adam.step()
+        self.number += 1
+        self.average.update(self.model, self.number)
+        return loss.detach(), norm.detach(), rate
+
+    def _rate(self) -> float:
+        """The learning rate: up over the first share, down to zero over the last."""
+        share, settings = self.share(), self.settings
+        # The share of steps alone is zero at the first step; half a step keeps the rate positive.
+        up = (share + 0.5 / (settings.steps or 1000)) / settings.warmup if settings.warmup else 1.0
+        down = (1 - share) / settings.decay if settings.decay else 1.0
+        return self.learning_rate * min(1.0, up, down)
+
+    def _evaluate(self) -> HeldOutLoss | None:
+        """The held-out loss at every 1/EVALUATIONS of training; keeps the best weights."""
+        if self._held_out is None or self.share() * EVALUATIONS < self.evaluations + 1:
+            return None
+        start = time.perf_counter()
+        self.evaluations = int(self.share() * EVALUATIONS)
+        loss = self._held_out(self.average.model)
+        if self.best_loss is None or loss.mean < self.best_loss.mean:
+            self.best_loss, self.since_best = loss, 0
+            self._best = {name: value.clone() for name, value in self.average.model.state_dict().items()}
+        else:
+            self.since_best += 1
+            self.stopped_early = self.since_best >= self.settings.patience
+        self.seconds += time.perf_counter() - start
+        return loss
+
+    def _check_finite(self, loss: Tensor, norm: Tensor, losses: Tensor, u: Tensor) -> None:
+        if loss.isfinite() and norm.isfinite():
+            return
+        rows = self._order.at(self.number)
+        bad = (~losses.isfinite()).nonzero().flatten().tolist()[:5]
+        where = [
+            (int(self.rows.numbers[rows[i]]), float(self.objective.times.quantile(u, self.model.schedule)[i]))
+            for i in bad
+        ]
+        raise TrainingError(
+            f"step {self.number + 1}: loss {float(loss):g}, gradient norm {float(norm):g}; "
+            f"(row, t) of losses that are not finite: {where or 'none, the gradient alone'}; "
+            "a smaller --set training.learning_rate or training.precision=float32 may help"
+        )
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that is needed to go on: tensors by name, and plain values."""
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"average.{name}": value for name, value in self.average.model.state_dict().items()}
+        if self._best is not None:
+            tensors |= {f"best.{name}": value for name, value in self._best.items()}
+        for number, moments in self._adam.state_dict()["state"].items():
+            tensors |= {f"adam.{number}.{name}": value for name, value in moments.items()}
+        best = None if self.best_loss is None else self.best_loss.to_json()
+        return tensors, {
+            "step": self.number,
+            "seconds": self.seconds,
+            "evaluations": self.evaluations,
+            "since_best": self.since_best,
+            "stopped_early": self.stopped_early,
+            "best_loss": best,
+        }
+
+    def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Go on from a state of the same recipe."""
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+        self.model.load_state_dict(part("model."))
+        self.average.model.load_state_dict(part("average."))
+        self._best = part("best.") or None
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in part("adam.").items():
+            number, moment = name.split(".")
+            moments.setdefault(int(number), {})[moment] = value
+        self._adam.load_state_dict({"state": moments, "param_groups": self._adam.state_dict()["param_groups"]})
+        self.number, self.seconds = values["step"], values["seconds"]
+        self.evaluations, self.since_best = values["evaluations"], values["since_best"]
+        self.stopped_early = values["stopped_early"]
+        best = values["best_loss"]
+        self.best_loss = None if best is None else HeldOutLoss.from_json(best)
