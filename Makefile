@@ -40,12 +40,12 @@ lint: install-dev  ## ruff check, ruff format --check, mypy
 	$(BIN)/python -m mypy src
 
 docs: install-docs  ## HTML pages in docs/_build/html; a warning is an error
-	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	$(BIN)/python -m sphinx -q -E -W --keep-going -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
-bench: install-test  ## every benchmarks/bench_*.py in turn
-	@set -e; for file in benchmarks/bench_*.py; do \
-		[ -e "$$file" ] || { echo "no benchmarks/bench_*.py here yet"; break; }; \
+bench: install-test  ## every benchmarks/*.py in turn
+	@set -e; for file in benchmarks/[a-z]*.py; do \
+		[ -e "$$file" ] || { echo "no benchmarks here yet"; break; }; \
 		echo "== $$file"; $(BIN)/python "$$file"; done
 
 clean:  ## remove what was built and the environment

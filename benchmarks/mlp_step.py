@@ -2,22 +2,27 @@
 
 Claim: a whole step (denoising loss, gradients, clipping, fused Adam, average of weights) of `MLP((2,))`, width 256,
 depth 4, batch 1024, takes at most 2 times its own matrix products in the same precision, in bfloat16 and in float32,
-without torch.compile.
+without torch.compile (median of the rounds).
 
 The products are the three of each layer (forward, gradient of the input, gradient of the weights; the first layer has
 no gradient of its input) and nothing else: no bias, no activation. Contenders take turns within each round, because
 the speed of a machine drifts; a ratio is of one round, and the table gives its median and extremes over the rounds.
 
-    python benchmarks/mlp_step.py [--threads 1] [--rounds 15] [--compile]
+    python benchmarks/mlp_step.py [--threads 1] [--rounds 15] [--compile] [--release-memory] [--cpu-time]
+
+glibc is asked to keep freed memory. With --release-memory it is left as it is: it then hands a step's activations back
+to the system and takes them again in the next, page by page, which cost 1.5 to 2 ms of processor time a step in
+bfloat16 and 3.5 to 5 in float32 where this was written, more or less as the heap happens to lie.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +33,7 @@ BATCH, FEATURES, SIGMA_DATA = 1024, 2, 1.0
 LEARNING_RATE, BETAS, EPSILON, CLIP, DECAY = 3e-3, (0.9, 0.99), 1e-8, 1.0, 0.999
 
 
-@contextmanager
+@contextlib.contextmanager
 def float32_products(library: str) -> Iterator[None]:
     """Float32 products by PyTorch's default library, or by oneDNN, which is 2 times as fast on AMD and as exact there
     (it may round to bfloat16 inside where the processor has units for that)."""
@@ -38,6 +43,15 @@ def float32_products(library: str) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def keep_memory() -> None:
+    """Ask glibc to keep what is freed, up to 1 GB, for the next step; nothing happens with another C library."""
+    trim_threshold, mmap_threshold = -1, -3  # the names of malloc.h
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL("libc.so.6")
+        library.mallopt(trim_threshold, 2**30)
+        library.mallopt(mmap_threshold, 2**30)
 
 
 def products(network: MLP, precision: torch.dtype) -> Callable[[], None]:
@@ -125,11 +139,11 @@ def compiled_step(network: MLP, data: Tensor, precision: torch.dtype) -> Callabl
     return run
 
 
-def seconds(run: Callable[[], None], repeats: int) -> float:
-    start = time.perf_counter()
+def seconds(run: Callable[[], None], repeats: int, clock: Callable[[], float]) -> float:
+    start = clock()
     for _ in range(repeats):
         run()
-    return (time.perf_counter() - start) / repeats
+    return (clock() - start) / repeats
 
 
 def main() -> None:
@@ -140,7 +154,12 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--compile", action="store_true", help="add the compiled step; needs a C++ compiler")
+    parser.add_argument("--release-memory", action="store_true", help="leave glibc's way with freed memory as it is")
+    parser.add_argument("--cpu-time", action="store_true", help="processor time, for a busy machine and one thread")
     options = parser.parse_args()
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    if not options.release_memory:
+        keep_memory()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     data = torch.randn(50_000, FEATURES)
@@ -161,8 +180,8 @@ def main() -> None:
 
     for name, (run, library, _) in contenders.items():
         with float32_products(library):
-            wait = seconds(run, 1)
-            seconds(run, options.repeats)
+            wait = seconds(run, 1, time.perf_counter)
+            seconds(run, options.repeats, clock)
         if name.startswith("compiled"):
             print(f"{name}: first call {wait:.1f} s")
 
@@ -170,7 +189,7 @@ def main() -> None:
     for _ in range(options.rounds):
         for name, (run, library, _) in contenders.items():
             with float32_products(library):
-                times[name].append(seconds(run, options.repeats))
+                times[name].append(seconds(run, options.repeats, clock))
 
     print(f"torch {torch.__version__}, {options.threads} thread(s), {BATCH} x {options.width}, depth {options.depth}")
     print(f"{'':26}{'microseconds':>14}{'min - max':>18}{'x products':>12}{'min - max':>14}")

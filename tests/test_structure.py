@@ -25,9 +25,9 @@ FLOORS = (
     ("model",),
     ("exact", "objectives", "samplers", "guidance", "likelihood"),
     ("codecs", "data", "training"),
-    ("recipes", "resolve", "build", "bundle"),
+    ("recipes", "overrides", "resolve", "features", "progress", "build", "card", "bundle"),
     ("api",),
-    ("estimator", "evaluation", "report", "explorer", "interop", "cli"),
+    ("estimator", "inspection", "evaluation", "report", "explorer", "interop", "cli"),
     ("", "__main__"),  # the public face, scorefield/__init__.py
 )
 STRANGERS = {"exact", "objectives", "samplers", "guidance", "likelihood"}  # these never import each other

@@ -17,7 +17,7 @@ from scorefield.build import build_model, build_objective
 from scorefield.bundle import Bundle
 from scorefield.data.kinds import Data
 from scorefield.data.read import read
-from scorefield.errors import OptionError, ScorefieldError
+from scorefield.errors import Interrupted, OptionError
 from scorefield.features import Features
 from scorefield.noise_range import NoiseRange, measure_noise_range
 from scorefield.progress import Quiet, Reporter
@@ -33,10 +33,6 @@ from scorefield.training.rows import Rows, split_held_out
 _REPORT_SECONDS = 0.5
 _CHECKPOINT_SECONDS = 30.0
 _HELD_OUT_NUMBERS = 400_000  # numbers in the held-out rows of images, whose evaluation costs
-
-
-class Interrupted(ScorefieldError):  # noqa: N818 - no error: the run goes on later
-    """Training was asked to stop; the same call goes on from its checkpoint."""
 
 
 def load(path: str | Path, device: str = "auto") -> Bundle:
@@ -173,15 +169,15 @@ def _train(trainer: Trainer, recipe: Recipe, folder: Path | None, report: Report
             left = step.seconds * (1 - step.share) / max(step.share, 1e-9)
             report.step(step, loss, rate, left)
             held_out = {} if step.held_out is None else {"held_out": step.held_out.to_json()}
-            journal.write(
-                step=step.number,
-                loss=loss,
-                gradient_norm=float(step.gradient_norm),
-                learning_rate=step.learning_rate,
-                seconds=round(step.seconds, 3),
-                steps_per_second=round(rate, 3),
-                **held_out,
-            )
+            line = {
+                "step": step.number,
+                "loss": loss,
+                "gradient_norm": float(step.gradient_norm),
+                "learning_rate": step.learning_rate,
+                "seconds": round(step.seconds, 3),
+                "steps_per_second": round(rate, 3),
+            }
+            journal.write(line | held_out)
             losses, said = [], now
         due = step.number % every == 0 if every else now - saved > _CHECKPOINT_SECONDS
         if folder is not None and (due or stop) and not (last and not stop):

@@ -29,7 +29,7 @@ def build_model(recipe: Recipe, shape: tuple[int, ...], condition_features: int,
         seed: of the initial weights.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.random.default_generator.manual_seed(seed)  # type: ignore[attr-defined]
         network = _network(recipe.network, shape, condition_features)
     sigma_data = _known(recipe.noise.sigma_data)
     schedule = build_schedule(recipe.noise)

@@ -25,3 +25,7 @@ class TrainingError(ScorefieldError):
 
 class SamplingError(ScorefieldError):
     """Sampling was misused or produced non-finite values: the message names the row, the step and the level."""
+
+
+class Interrupted(ScorefieldError):  # noqa: N818 - no error: the same command goes on later
+    """Long work was asked to stop, and stopped cleanly; the command line exits with 75."""

@@ -55,6 +55,15 @@ def test_promise_20_chunks_offsets_and_leftovers_do_not_count() -> None:
     # The same cells with other bytes under the null.
     dirty = pa.Array.from_buffers(pa.int64(), 2, [pa.py_buffer(b"\x01"), pa.py_buffer(np.array([5, 77]).tobytes())])
     assert Table(pa.table({"n": dirty})).fingerprint() == Table(pa.table({"n": pa.array([5, None])})).fingerprint()
+    buffers = [pa.py_buffer(b"\x01"), pa.py_buffer(np.array([0, 1, 4], np.int32).tobytes()), pa.py_buffer(b"abcd")]
+    text = pa.Array.from_buffers(pa.string(), 2, buffers)
+    assert text.to_pylist() == ["a", None]
+    assert Table(pa.table({"s": text})).fingerprint() == Table(pa.table({"s": pa.array(["a", None])})).fingerprint()
+
+
+def test_promise_20_a_null_does_not_blur_large_integers() -> None:
+    prints = {read(pa.table({"n": [2**53 + place, None]})).fingerprint() for place in range(2)}
+    assert len(prints) == 2
 
 
 def test_promise_20_a_fingerprint_sees_every_change_of_arrays_and_images() -> None:
@@ -113,7 +122,7 @@ def test_pandas_nan_is_missing_and_said() -> None:
     ],
 )
 def test_frames_that_are_no_table_are_refused(frame: object) -> None:
-    with pytest.raises(DataError, match="expected|mixed|appears"):
+    with pytest.raises(DataError, match=r"expected|mixed|appears"):
         read(frame)
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scorefield.data import Limits, Table, check_finite, csv_scan, read, remarks, write
+from scorefield.data import Limits, Table, check_finite, csv_read, csv_scan, read, remarks, write
 from scorefield.errors import DataError, OptionError
 
 
@@ -123,6 +123,25 @@ def test_numbers_that_would_not_come_back_stay_text_and_it_is_said(file: Path, c
     assert found.columns["k"].to_pylist() == cells
     assert str(found.columns.schema.field("n").type) == "int64"
     assert any(why in note and "'k'" in note for note in found.notes)
+
+
+def test_leading_zeros_are_found_in_rows_of_several_blocks(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_scan, "_BLOCK", 3)
+    found = table(file, 'a,b\n"x\nlong line",007\n"x\ny",8\n')
+    assert found.columns["b"].to_pylist() == ["007", "8"]
+
+
+def test_rows_of_many_lines_are_read_whole_across_the_parsers_blocks(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(csv_scan, "_BLOCK", 50)
+    monkeypatch.setattr(csv_read, "_BLOCK", 100)
+    cell = "line\nof,it\n" * 200
+    found = table(file, "a,b\n" + f'"{cell}",1\n' * 30)
+    assert found.columns["a"].to_pylist() == [cell] * 30
+    assert found.first_line is None
+    with file.open("rb") as stream:
+        assert csv_scan.scan(stream, "x", Limits(), None).longest == len(cell) + 4
 
 
 def test_large_floats_are_no_integers(file: Path) -> None:
@@ -244,7 +263,7 @@ def test_law_what_pythons_csv_writes_is_read_cell_by_cell(tmp_path: Path, rows: 
     assert [list(row.values()) for row in found.columns.to_pylist()] == rows
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 60), st.sampled_from([b'"', b",", b"\n", b"\r", b"\xe9", b"", b"z", b"\0", b'""']), st.booleans())
 def test_promise_16_a_changed_byte_is_refused_or_read_as_pythons_strict_reader_reads_it(
     tmp_path: Path, place: int, put: bytes, insert: bool
@@ -253,8 +272,7 @@ def test_promise_16_a_changed_byte_is_refused_or_read_as_pythons_strict_reader_r
     changed = whole[:place] + put + whole[place + (not insert) :]
     try:
         found = table(tmp_path / "changed.csv", changed)
-    except DataError as error:
-        assert "changed.csv" in str(error)
+    except DataError:
         return
     rows = [row for row in csv.reader(io.StringIO(changed.decode(), newline=""), strict=True) if row]
     assert {len(row) for row in rows} == {found.columns.num_columns}

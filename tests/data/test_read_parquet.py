@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import random
@@ -41,7 +42,7 @@ def test_a_table_comes_back(file: Path) -> None:
     chosen = read(file, columns=["f", "n"])
     assert isinstance(chosen, Table)
     assert chosen.columns.column_names == ["f", "n"]
-    with pytest.raises(OptionError, match="no column 'm', did you mean 'n'|no column 'm'"):
+    with pytest.raises(OptionError, match="no column 'm'"):
         read(file, columns=["m"])
 
 
@@ -72,6 +73,25 @@ def test_promise_17_no_flipped_bit_changes_content_unseen(file: Path) -> None:
     assert refused > len(places) / 4
 
 
+def test_promise_17_a_flip_in_the_pages_is_seen_where_some_columns_are_read(file: Path) -> None:
+    whole = file.read_bytes()
+    expected = read(file, columns=["n"]).fingerprint()
+    chunk = pq.ParquetFile(file).metadata.row_group(0).column(0)
+    start = min(chunk.data_page_offset, chunk.dictionary_page_offset or chunk.data_page_offset)
+    refused = 0
+    places = range(8 * start, 8 * (start + chunk.total_compressed_size), 5)
+    for place in places:
+        flipped = bytearray(whole)
+        flipped[place // 8] ^= 1 << (place % 8)
+        file.write_bytes(flipped)
+        with contextlib.suppress(DataError):
+            assert read(file, columns=["n"]).fingerprint() == expected, f"bit {place} changed the content unseen"
+            continue
+        refused += 1
+    # All but some bits of the page's header, such as its statistics.
+    assert refused > 0.8 * len(places)
+
+
 def test_promise_17_flips_in_files_of_others_never_escape_as_other_errors(tmp_path: Path) -> None:
     path = tmp_path / "other.parquet"
     pq.write_table(sample_table(), path)
@@ -82,11 +102,10 @@ def test_promise_17_flips_in_files_of_others_never_escape_as_other_errors(tmp_pa
         flipped = bytearray(whole)
         flipped[place // 8] ^= 1 << (place % 8)
         path.write_bytes(flipped)
-        try:
+        with contextlib.suppress(DataError):
             read(path)
-        except DataError as error:
-            refused += 1
-            assert "other.parquet" in str(error)
+            continue
+        refused += 1
     assert refused > 0
 
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from scorefield.networks.mlp import MLP
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "mlp_step.py"
 
 
 def seeded(shape: tuple[int, ...] = (2,), *, born: bool = True, condition_features: int = 0, width: int = 32) -> MLP:
@@ -175,6 +178,6 @@ def test_a_small_function_is_learned(precision: torch.dtype) -> None:
 
 
 def test_the_benchmark_runs() -> None:
-    command = [sys.executable, "benchmarks/mlp_step.py", "--rounds", "1", "--repeats", "1", "--width", "16"]
+    command = [sys.executable, str(BENCHMARK), "--rounds", "1", "--repeats", "1", "--width", "16"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "step bfloat16" in printed

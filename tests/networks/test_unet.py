@@ -74,6 +74,21 @@ def test_every_parameter_is_reached_by_the_gradient() -> None:
     assert unreached == []
 
 
+@pytest.mark.parametrize("patch", [1, 2])
+def test_features_are_channels_last_throughout(patch: int) -> None:
+    # One channel is both channels-last and contiguous: convolutions then fall back to contiguous, a fifth slower.
+    network = seeded(born=False, patch=patch)
+    orders = []
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d) and module is not network.enter:
+            module.register_forward_hook(
+                lambda _, x, y: orders.append(x[0].is_contiguous(memory_format=torch.channels_last))
+            )
+    network(noise(2, 1, 8, 8), torch.zeros(2))
+    assert len(orders) == 13
+    assert all(orders)
+
+
 def test_every_pixel_can_be_reached_from_every_other() -> None:
     # 15 x 13 folds to 8 x 7, shrinks to 4 x 4: the rows that padding adds and cropping removes lie at the far edge.
     network = seeded(born=False)

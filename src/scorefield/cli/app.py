@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from typing import Any
+from typing import TextIO
 
 import typer
 
@@ -12,7 +12,7 @@ from scorefield.cli.demo import demo
 from scorefield.cli.fit import fit
 from scorefield.cli.inspect import inspect
 from scorefield.cli.sample import sample
-from scorefield.errors import ScorefieldError
+from scorefield.errors import Interrupted, ScorefieldError
 
 app = typer.Typer(
     name="scorefield",
@@ -33,8 +33,15 @@ def main() -> None:
         app()
     except ScorefieldError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(75 if type(error).__name__ == "Interrupted" else 2)
+        sys.exit(75 if isinstance(error, Interrupted) else 2)
 
 
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     print(f"warning: {message}", file=sys.stderr)

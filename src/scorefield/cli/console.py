@@ -8,6 +8,7 @@ import time
 from types import FrameType, TracebackType
 from typing import Self
 
+from scorefield.errors import Interrupted
 from scorefield.training.loop import Step
 
 _PLAIN_SECONDS = 10.0  # between lines where the output is no terminal
@@ -39,7 +40,7 @@ class Console:
         if self._stop:
             raise KeyboardInterrupt
         self._stop = True
-        self.say("stopping after this step; once more stops at once")
+        self.say("stopping soon; once more stops at once")
 
     def say(self, text: str) -> None:
         """A sentence on a line of its own."""
@@ -60,7 +61,13 @@ class Console:
         self.line(text)
 
     def rows(self, done: int, rows: int) -> None:
-        """How many rows are drawn."""
+        """How many rows are drawn.
+
+        Raises:
+            Interrupted: when a signal asked to stop.
+        """
+        if self._stop:
+            raise Interrupted(f"stopped after {done} of {rows} rows, nothing was written")
         if self._terminal:
             self.line(f"{done} of {rows} rows")
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _THOUSANDS = r"^\s*[+-]?[0-9]{1,3}(,[0-9]{3})+(\.[0-9]+)?\s*$"
 _COMMA_DECIMAL = r"^\s*[+-]?[0-9]+,[0-9]+([eE][+-]?[0-9]+)?\s*$"
 _PLAIN = r"^\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*$"
+_BLOCK = 16 << 20  # bytes that Arrow parses at a time, one thread each
 _AS_WRITTEN = r"^\s*[+-]?[0-9][0-9:]*\s*$"  # whole numbers and times of day
 
 
@@ -91,7 +92,7 @@ def _parse(
     import pyarrow as pa
     import pyarrow.csv
 
-    block = max(16 << 20, 4 * found.longest + 1024)
+    block = max(_BLOCK, 4 * found.longest + 1024)
     options = pa.csv.ReadOptions(
         column_names=[_key(place) for place in range(len(found.names))],
         skip_rows_after_names=int(found.header),

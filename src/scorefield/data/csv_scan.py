@@ -137,6 +137,7 @@ class _First:
     end: int
     lines: int
     contested: bool
+    sound: bool = True
 
 
 def _first_record(block: bytes, source: str) -> _First:
@@ -158,8 +159,10 @@ def _first_record(block: bytes, source: str) -> _First:
     try:
         cells = next(csv.reader(io.StringIO(record.decode("utf-8"), newline=""), delimiter=delimiter, strict=True))
     except (UnicodeDecodeError, csv.Error):
-        cells = [""] * (counts[delimiter] + 1)  # the pass itself finds the fault, and its line and column
-        return _First(delimiter, cells, False, end, lines, False)
+        cells = []
+    if len(cells) != counts[delimiter] + 1:
+        # The pass itself finds the fault, and its line and column.
+        return _First(delimiter, [""] * (counts[delimiter] + 1), False, end, lines, False, sound=False)
     header = as_header(cells)
     if header:
         check_names(cells, f"{source}, line 1")
@@ -171,6 +174,7 @@ class _State:
 
     def __init__(self, source: str, first: _First) -> None:
         self.source = source
+        self.sound = first.sound
         self.width = len(first.cells)
         self.skip = first.end if first.header else -1  # the header's end, while in the first block
         names = first.cells if first.header else [str(place) for place in range(self.width)]
@@ -227,6 +231,8 @@ class _State:
             )
         if self.blank_line:
             found.notes.append(f"{self.source}: empty lines at the end, from line {self.blank_line}, left out")
+        if not self.sound:
+            raise DataError(f"{self.source}, line 1, column 1: the first line cannot be read as CSV")
         found.rows = self.records - found.header
         if found.rows == 0:
             raise DataError(f"{self.source}: a header of {self.width} columns and no rows, expected at least one row")
@@ -288,8 +294,6 @@ class _State:
         starts = np.concatenate(([0], ends[:-1] + 1))
         starts = np.minimum(starts, len(array) - 1)
         blank = (counts == 0) & ((ends - starts == 0) | ((ends - starts == 1) & (array[starts] == _RETURN)))
-        if self.record_line != self.line:
-            blank[0] = False  # it began in an earlier block
         faults = []
         wrong = (counts != self.width - 1) & ~blank
         if wrong.any():

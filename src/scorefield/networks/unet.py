@@ -97,7 +97,7 @@ class UNet(nn.Module):
         """
         height, width = x.shape[-2:]
         embedded = self.embedding(c_noise, condition)
-        h = self.enter(self.fold(x))
+        h = self.enter(self.fold(x)).contiguous(memory_format=torch.channels_last)
         skips: list[Tensor] = []
         for level, stage in enumerate(self.down):
             h = stage(h, embedded)
@@ -119,12 +119,12 @@ class UNet(nn.Module):
             x: shape (B, C, H, W).
 
         Returns:
-            Shape (B, C p², ⌈H/p⌉, ⌈W/p⌉), channels-last.
+            Shape (B, C p², ⌈H/p⌉, ⌈W/p⌉).
         """
         missing = [-size % self.patch for size in x.shape[-2:]]
         if any(missing):
             x = functional.pad(x, (0, missing[1], 0, missing[0]), mode="replicate")
-        return functional.pixel_unshuffle(x, self.patch).contiguous(memory_format=torch.channels_last)
+        return functional.pixel_unshuffle(x, self.patch)
 
 
 class Stage(nn.Module):

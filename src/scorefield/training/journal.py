@@ -23,7 +23,7 @@ class Journal:
             kept = [line for line in read_journal(path) if line.get("step", 0) <= after]
             path.write_text("".join(json.dumps(line) + "\n" for line in kept))
 
-    def write(self, **fields: Any) -> None:
+    def write(self, fields: dict[str, Any]) -> None:
         """Append a line; when the disk refuses, training goes on after one warning."""
         if self.path is None:
             return
