@@ -38,7 +38,7 @@ def two_sample_accuracy(a: np.ndarray, b: np.ndarray, seed: int = 0) -> dict[str
     models = {
         "trees": HistGradientBoostingClassifier(max_iter=100, random_state=seed),
         "neighbours": KNeighborsClassifier(50),
-        "network": MLPClassifier((64, 64), max_iter=40, early_stopping=True, random_state=seed),
+        "network": MLPClassifier((64, 64), max_iter=200, early_stopping=True, n_iter_no_change=5, random_state=seed),
     }
     return {name: cross_val_score(model, x[order], y[order], cv=5).mean() for name, model in models.items()}
 

@@ -28,6 +28,7 @@ from scorefield.training.checkpoints import load_checkpoint, save_checkpoint
 from scorefield.training.device import pick_device
 from scorefield.training.journal import Journal
 from scorefield.training.loop import Trainer
+from scorefield.training.memory import keep_freed_memory
 from scorefield.training.rows import Rows, split_held_out
 
 _REPORT_SECONDS = 0.5
@@ -83,6 +84,7 @@ def fit(
     """
     recipe, report = recipe or auto(), report or Quiet()
     place = pick_device(device)
+    keep_freed_memory()
     taken = read(data, columns=columns, on_bad=on_bad)
     for note in taken.notes:
         report.say(note)

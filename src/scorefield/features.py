@@ -76,8 +76,11 @@ class Features:
             encoded = self.codec.encode(rest).to(device)
 
         def rows(numbers: np.ndarray) -> tuple[Tensor, Tensor | None]:
-            x0 = self.codec.encode(rest.rows(numbers)).to(device) if encoded is None else encoded[numbers]
-            return x0, None if conditions is None else conditions[numbers]
+            index = torch.from_numpy(numbers).to(device)
+            bound = None if conditions is None else conditions.index_select(0, index)
+            if encoded is not None:
+                return encoded.index_select(0, index), bound
+            return self.codec.encode(rest.rows(numbers)).to(device), bound
 
         return rows
 

@@ -88,6 +88,7 @@ def measure_noise_range(x: Tensor, *, resolution: float | None = None, seed: int
     bound = largest
     if not exact:
         largest = max(largest, _farthest_walk(flat))
+        nearest = min(nearest, largest)  # the rows looked at may all be copies of one
         from_mean, _ = torch.linalg.vector_norm(flat - flat.mean(0), dim=1).topk(2)
         bound = float(from_mean.sum())
     share = "every pair" if exact else f"{_EXACT_ROWS} random rows and a walk from far point to far point"
@@ -136,8 +137,9 @@ def _standard_deviation(flat: Tensor) -> float:
 
 
 def _distances(flat: Tensor) -> tuple[float, float]:
-    """The largest distance of two rows, and the median distance to the nearest different row."""
+    """The largest distance of two rows, and the median distance to the nearest different row, ∞ if there is none."""
     wide = flat.shape[1] >= 64
+    flat = flat - flat.mean(0) if wide else flat  # products of large numbers would cancel
     mode = "use_mm_for_euclid_dist" if wide else "donot_use_mm_for_euclid_dist"
     largest, nearest = 0.0, []
     for start in range(0, len(flat), _CHUNK):
@@ -148,7 +150,8 @@ def _distances(flat: Tensor) -> tuple[float, float]:
         smallest = 1e-3 * float(distances.mean()) if wide else 0.0
         nearest.append(distances.masked_fill(distances <= smallest, math.inf).amin(1))
     every = torch.cat(nearest)
-    return largest, float(every[every.isfinite()].median())
+    different = every[every.isfinite()]
+    return largest, float(different.median()) if len(different) else math.inf
 
 
 def _farthest_walk(flat: Tensor, steps: int = 8) -> float:

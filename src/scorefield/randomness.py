@@ -85,16 +85,16 @@ class Stream:
             (len(rows), *shape).
         """
         size = math.prod(shape)
-        bits, count = self._bits(rows, size, step, draw)
+        bits = self._bits(rows, size, step, draw)
         work = torch.float64 if dtype == torch.float64 else torch.float32
-        u = bits.view(np.uint32).reshape(count, -1, 2)
+        u = bits.view(np.uint32).reshape(*bits.shape, 2)
         # A half is added to keep u off zero: the largest normal is √(2·33·log 2) = 6.8.
         u1 = torch.from_numpy(u[..., 0].astype(np.float64 if work == torch.float64 else np.float32))
         u2 = torch.from_numpy(u[..., 1].astype(np.float64 if work == torch.float64 else np.float32))
         radius = u1.add_(0.5).mul_(2.0**-32).log_().mul_(-2).sqrt_()
         angle = u2.mul_(2 * math.pi * 2.0**-32)
         pairs = torch.stack((radius * angle.cos(), radius * angle.sin()), dim=-1)
-        return pairs.view(count, -1)[:, :size].reshape(count, *shape).to(device=device, dtype=dtype)
+        return pairs.flatten(1)[:, :size].reshape(len(bits), *shape).to(device=device, dtype=dtype)
 
     def uniform(
         self,
@@ -108,18 +108,17 @@ class Stream:
     ) -> Tensor:
         """Uniforms on (0, 1), never 0 or 1 in float64, for a range of rows; arguments as for `normal`."""
         size = math.prod(shape)
-        bits, count = self._bits(rows, 2 * size, step, draw)
+        bits = self._bits(rows, 2 * size, step, draw)
         # 52 bits and a half: exactly representable, symmetric about ½.
         u = ((bits >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
-        return torch.from_numpy(u).view(count, -1)[:, :size].reshape(count, *shape).to(device=device, dtype=dtype)
+        return torch.from_numpy(u)[:, :size].reshape(len(bits), *shape).to(device=device, dtype=dtype)
 
     def permutation(self, count: int, *, step: int = 0) -> np.ndarray:
         """A random order of range(count), (count,) int64: the rank of one keyed word a row."""
-        bits, _ = self._bits(count, 2, step, 0)
-        return np.argsort(bits, kind="stable")
+        return np.argsort(self._bits(count, 2, step, 0)[:, 0], kind="stable")
 
-    def _bits(self, rows: range | int, size: int, step: int, draw: int) -> tuple[np.ndarray, int]:
-        """The words of a range of rows, (1) and (2): `size` 32-bit halves a row, rounded up to whole words."""
+    def _bits(self, rows: range | int, size: int, step: int, draw: int) -> np.ndarray:
+        """The words of a range of rows, (1) and (2): `size` 32-bit halves a row, rounded up; (len(rows), words)."""
         rows = range(rows) if isinstance(rows, int) else rows
         if rows.step != 1:
             raise ValueError(f"rows must be consecutive, got {rows}")
@@ -128,7 +127,7 @@ class Stream:
         block, skip = divmod(first, _WORDS_A_BLOCK)
         counter = (block & 0xFFFFFFFFFFFFFFFF, block >> 64, step, draw)
         run = philox_words(self._key, counter, skip + len(rows) * words)  # type: ignore[attr-defined]
-        return run[skip:], len(rows)
+        return run[skip:].reshape(len(rows), words)
 
 
 @dataclass(frozen=True)

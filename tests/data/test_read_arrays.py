@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pickle
+import random
 import struct
 import tracemalloc
 import zipfile
@@ -93,6 +95,23 @@ def test_a_truncated_npy_is_refused(file: Path, keep: int) -> None:
     file.write_bytes(npy(np.arange(20.0))[:keep])
     with pytest.raises(DataError, match=r"data\.npy"):
         read(file)
+
+
+@pytest.mark.parametrize("ending", [".npy", ".npz"])
+def test_changed_bytes_never_escape_as_other_errors(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"changed{ending}"
+    np.save(path, np.arange(30.0)) if ending == ".npy" else np.savez_compressed(path, x=np.arange(30.0))
+    whole, draw, refused = path.read_bytes(), random.Random(0), 0
+    for _ in range(300):
+        changed = bytearray(whole)
+        for _ in range(draw.randint(1, 4)):
+            changed[draw.randrange(min(len(whole), 300))] = draw.randrange(256)
+        path.write_bytes(changed)
+        with contextlib.suppress(DataError):
+            read(path)
+            continue
+        refused += 1
+    assert refused > 100
 
 
 def test_promise_12_npz_bomb(tmp_path: Path) -> None:

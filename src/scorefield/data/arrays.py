@@ -38,7 +38,7 @@ def read_npy(path: Path, limits: Limits) -> Array | Images:
     return as_kind(values, source, notes=notes)
 
 
-def read_body(stream: BinaryIO, size: int, source: str, limits: Limits, stored: int | None = None) -> np.ndarray:
+def read_body(stream: BinaryIO, size: int, source: str, limits: Limits) -> np.ndarray:
     """Read an array in NPY form from a stream, in the one allocation that it needs.
 
     Args:
@@ -46,7 +46,6 @@ def read_body(stream: BinaryIO, size: int, source: str, limits: Limits, stored: 
         size: how many bytes the form has, header included.
         source: for messages.
         limits: caps on bytes.
-        stored: bytes on disk where the stream is compressed, else None.
 
     Returns:
         the array.
@@ -61,7 +60,7 @@ def read_body(stream: BinaryIO, size: int, source: str, limits: Limits, stored: 
             "expected numbers: save it as float or int"
         )
     needed = math.prod(shape) * dtype.itemsize
-    limits.check_bytes(needed, stored, f"{source}, whose header says {dtype} of shape {shape}")
+    limits.check_bytes(needed, None, f"{source}, whose header says {dtype} of shape {shape}")
     if needed != size - header:
         kind = "truncated" if size - header < needed else "followed by other bytes"
         raise DataError(
@@ -235,21 +234,11 @@ def read_header(stream: BinaryIO, source: str) -> tuple[tuple[int, ...], bool, n
             raise DataError(
                 f"{source}: NPY version {version[0]}.{version[1]}, expected 1.0 or 2.0 (others hold structures)"
             )
-    # A header that is no literal can raise from within Python's own parser.
-    except (
-        ValueError,
-        TypeError,
-        SyntaxError,
-        KeyError,
-        EOFError,
-        OSError,
-        RecursionError,
-        MemoryError,
-        OverflowError,
-    ) as error:
-        raise DataError(
-            f"{source}: not a sound NPY file: {str(error).splitlines()[0] if str(error) else error!r}"
-        ) from error
+    except DataError:
+        raise
+    # A header that is no literal raises nearly anything from within Python's own parser, MemoryError included.
+    except Exception as error:
+        raise DataError(f"{source}: not a sound NPY file: {(str(error) or repr(error)).splitlines()[0]}") from error
     if any(not isinstance(size, int) or isinstance(size, bool) or size < 0 for size in shape):
         raise DataError(f"{source}: a damaged NPY header: shape {shape}")
     return shape, fortran, dtype, stream.tell()

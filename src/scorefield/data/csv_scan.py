@@ -127,6 +127,11 @@ def _without_mark(block: bytes, source: str) -> bytes:
     return block.removeprefix(b"\xef\xbb\xbf")
 
 
+_Fault = tuple[
+    int, int, str
+]  # the byte within the block, the column from 0 or −1 for the byte's own, and what is wrong
+
+
 @dataclass(frozen=True)
 class _First:
     """The first record: its cells, its end in the file, and whether another delimiter could be meant."""
@@ -201,7 +206,7 @@ class _State:
         array = np.frombuffer(data, dtype=np.uint8)
         newline = array == _NEWLINE
         delimiter = array == ord(self.found.delimiter)
-        faults: list[tuple[int, str]] = []
+        faults: list[_Fault] = []
         quote = array == _QUOTE if b'"' in data else None
         after = None
         if quote is not None or self.inside:
@@ -217,7 +222,7 @@ class _State:
             ends = np.append(ends, len(data))  # the last record of a file need not end its line
         faults += self._records(array, ends, marks)
         if faults:
-            self._fail(data, ends, marks, *min(faults))
+            self._fail(data, ends, marks, min(faults))
         self._leading_zeros(array, newline, delimiter, quote, ends, marks)
         self._carry(data, quote, after, ends, marks)
 
@@ -240,7 +245,7 @@ class _State:
 
     def _quotes(
         self, array: np.ndarray, quote: np.ndarray, after: np.ndarray, newline: np.ndarray, delimiter: np.ndarray
-    ) -> list[tuple[int, str]]:
+    ) -> list[_Fault]:
         """Quotes that open within a cell, or close before its end."""
         boundary = newline | delimiter | quote
         before = np.empty_like(boundary)
@@ -252,16 +257,16 @@ class _State:
         opens, closes = quote & after & ~before, quote & ~after & ~following
         if opens.any():
             text = "a quote inside a cell that does not begin with one, expected the whole cell in quotes"
-            faults.append((int(np.argmax(opens)), text))
+            faults.append((int(np.argmax(opens)), -1, text))
         if closes.any():
             place = int(np.argmax(closes))
             earlier = np.flatnonzero((quote & after & ~np.append(False, quote[:-1]))[:place])
             line = self.line + int((array[: earlier[-1]] == _NEWLINE).sum()) if len(earlier) else self.opened_line
             text = f"text after the closing quote of the cell that line {line} opens, expected the next cell"
-            faults.append((place, text))
+            faults.append((place, -1, text))
         return faults
 
-    def _characters(self, data: bytes, array: np.ndarray, inside: np.ndarray | None) -> list[tuple[int, str]]:
+    def _characters(self, data: bytes, array: np.ndarray, inside: np.ndarray | None) -> list[_Fault]:
         """Bytes that are no UTF-8, NULs, and line ends that are no line ends."""
         faults = []
         if not data.isascii():
@@ -269,9 +274,9 @@ class _State:
                 data.decode("utf-8")
             except UnicodeDecodeError as error:
                 byte = data[error.start]
-                faults.append((error.start, f"byte 0x{byte:02x} is not UTF-8 (perhaps latin-1), expected UTF-8"))
+                faults.append((error.start, -1, f"byte 0x{byte:02x} is not UTF-8 (perhaps latin-1), expected UTF-8"))
         if b"\0" in data:
-            faults.append((data.index(b"\0"), "a NUL byte, expected text"))
+            faults.append((data.index(b"\0"), -1, "a NUL byte, expected text"))
         if b"\r" in data:
             places = np.flatnonzero(array == _RETURN)
             if inside is not None:
@@ -281,10 +286,10 @@ class _State:
             following = array[np.minimum(places + 1, len(array) - 1)]
             wrong = places[following != _NEWLINE]
             if len(wrong):
-                faults.append((int(wrong[0]), "a carriage return within a line, expected line ends \\n or \\r\\n"))
+                faults.append((int(wrong[0]), -1, "a carriage return within a line, expected line ends \\n or \\r\\n"))
         return faults
 
-    def _records(self, array: np.ndarray, ends: np.ndarray, marks: np.ndarray) -> list[tuple[int, str]]:
+    def _records(self, array: np.ndarray, ends: np.ndarray, marks: np.ndarray) -> list[_Fault]:
         """Records with too few or too many cells, and empty lines that are not at the end of the file."""
         if not len(ends):
             return []
@@ -301,14 +306,16 @@ class _State:
             cells, expected = int(counts[place]) + 1, "as in the first line"
             kind = "short" if cells < self.width else "long"
             text = f"a {kind} row of {cells} cells, expected {self.width} {expected}"
-            first_surplus = int(upto[place]) - (cells - self.width)
-            position = int(ends[place]) if kind == "short" else int(marks[max(first_surplus, 0)]) + 1
-            faults.append((min(position, int(ends[place])), text))
+            position = int(ends[place])
+            surplus = int(upto[place]) - (cells - self.width)  # the delimiter before the first cell too many
+            if kind == "long":
+                position = int(marks[surplus]) if surplus >= 0 else 0
+            faults.append((position, min(cells, self.width), text))
         filled = np.flatnonzero(~blank)
         if self.blank_line and len(filled):
-            faults.append((-1, "an empty line between rows, expected a row"))
+            faults.append((-1, 0, "an empty line between rows, expected a row"))
         elif blank.any() and len(filled) and int(np.argmax(blank)) < int(filled[-1]):
-            faults.append((int(starts[np.argmax(blank)]), "an empty line between rows, expected a row"))
+            faults.append((int(starts[np.argmax(blank)]), 0, "an empty line between rows, expected a row"))
         if not faults:
             self.records += len(filled)
             if blank.any() and not self.blank_line:
@@ -374,17 +381,17 @@ class _State:
             return f"{place + 1} ({self.found.names[place]!r})"
         return str(place + 1)
 
-    def _fail(self, data: bytes, ends: np.ndarray, marks: np.ndarray, position: int, text: str) -> NoReturn:
+    def _fail(self, data: bytes, ends: np.ndarray, marks: np.ndarray, fault: _Fault) -> NoReturn:
         """Raise with the line and column of a byte of the block."""
+        position, column, text = fault
         if position < 0:
             raise DataError(f"{self.source}, line {self.blank_line}, column 1: {text}")
         record = int(np.searchsorted(ends, position))
         begin = int(ends[record - 1]) + 1 if record else 0
-        column = int(np.searchsorted(marks, position) - np.searchsorted(marks, begin))
-        column += self.delimiters if record == 0 else 0
+        if column < 0:
+            column = int(np.searchsorted(marks, position) - np.searchsorted(marks, begin))
+            column += self.delimiters if record == 0 else 0
         line = self.line + data.count(b"\n", 0, position)
         began = self.line + data.count(b"\n", 0, begin) if record else self.record_line
-        if "short row" in text:
-            column += 1
         row = "" if began == line else f" (of the row that begins at line {began})"
         raise DataError(f"{self.source}, line {line}, column {self._column(column)}{row}: {text}")

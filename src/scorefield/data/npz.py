@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -14,7 +13,7 @@ from scorefield.data.arrays import as_kind, check_type, read_body, read_header
 from scorefield.data.kinds import Array, Images
 from scorefield.data.limits import Limits
 from scorefield.data.schema import check_choice
-from scorefield.errors import DataError
+from scorefield.errors import DataError, ScorefieldError
 
 DATA_NAMES = ("x", "data", "images", "samples", "features", "values", "arr_0")
 LABEL_NAMES = ("label", "labels", "y", "target", "targets", "class", "classes")
@@ -42,7 +41,10 @@ def read_npz(path: Path, columns: Sequence[str] | None, limits: Limits) -> Array
     try:
         with zipfile.ZipFile(path) as archive:
             return _read(archive, path, columns, limits)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+    except ScorefieldError:
+        raise
+    # A damaged directory raises many types, from BadZipFile and zlib's error to struct's and NotImplementedError.
+    except Exception as error:
         raise DataError(f"{source}: a damaged NPZ file of {path.stat().st_size} bytes: {error}") from error
 
 
@@ -54,7 +56,7 @@ def _read(archive: zipfile.ZipFile, path: Path, columns: Sequence[str] | None, l
         info = members[name]
         with archive.open(info) as stream:
             where = f"{source}, array {name!r}"
-            return read_body(cast(BinaryIO, stream), info.file_size, where, limits, min(info.compress_size, size))
+            return read_body(cast(BinaryIO, stream), info.file_size, where, limits)
 
     if columns is not None:
         chosen, *companions = check_choice(columns, list(members), source)

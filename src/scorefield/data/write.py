@@ -19,6 +19,39 @@ ENDINGS = (".csv", ".parquet", ".npy", ".npz")
 _EXACT = 1 << 53  # integers up to here are floats without loss
 
 
+def check_target(path: str | os.PathLike[str], kind: str) -> None:
+    """Refuse early what `write` would refuse for any data of a kind, so that no work is done in vain.
+
+    Args:
+        path: as for `write`.
+        kind: "table", "array" or "images".
+
+    Raises:
+        DataError: for an unknown ending, one that does not suit the kind, and a place that cannot be written to.
+    """
+    target = Path(os.fspath(path))
+    if not target.parent.is_dir():
+        raise DataError(f"{target}: the folder {target.parent} does not exist")
+    ending = target.suffix.lower()
+    if ending not in ("", *ENDINGS):
+        raise DataError(
+            f"{target}: the ending {ending!r} is not known, expected {', '.join(ENDINGS)}, or none for a folder of PNGs"
+        )
+    if ending == "" and kind != "images":
+        raise DataError(
+            f"{target}: a path without ending is a folder of PNGs, and the data is of kind {kind}; "
+            f"expected {', '.join(ENDINGS)}"
+        )
+    if ending == "" and target.is_dir() and any(target.iterdir()):
+        raise DataError(f"{target}: the folder exists and is not empty, expected a new name")
+    if ending == "" and target.is_file():
+        raise DataError(f"{target}: a file of this name exists, expected a new name for a folder")
+    if ending == ".csv" and kind == "images":
+        raise DataError(f"{target}: images cannot be a table; write .parquet, .npz, or a folder of PNGs (no ending)")
+    if ending and target.is_dir():
+        raise DataError(f"{target}: a folder of this name exists, expected a file or nothing")
+
+
 def write(data: Data, path: str | os.PathLike[str]) -> None:
     """Write a data set; a file there is replaced, at once and as a whole.
 
@@ -34,19 +67,12 @@ def write(data: Data, path: str | os.PathLike[str]) -> None:
         raise DataError(
             f"{target}: {type(data).__name__} cannot be written, expected a Table, an Array or Images: see read()"
         )
-    if not target.parent.is_dir():
-        raise DataError(f"{target}: the folder {target.parent} does not exist")
+    check_target(target, data.kind)
     ending = target.suffix.lower()
     if ending == "":
         _write_folder(data, target)
-    elif ending in ENDINGS:
-        if target.is_dir():
-            raise DataError(f"{target}: a folder of this name exists, expected a file or nothing")
-        _write_file(target, _writer(data, ending, str(target)))
     else:
-        raise DataError(
-            f"{target}: the ending {ending!r} is not known, expected {', '.join(ENDINGS)}, or none for a folder of PNGs"
-        )
+        _write_file(target, _writer(data, ending, str(target)))
 
 
 def _writer(data: Data, ending: str, where: str) -> Callable[[BinaryIO], None]:
@@ -93,8 +119,7 @@ def _as_table(data: Data, where: str) -> Table:
 
     if isinstance(data, Table):
         return data
-    if isinstance(data, Images):
-        raise DataError(f"{where}: images cannot be a table; write .parquet, .npz, or a folder of PNGs (no ending)")
+    assert isinstance(data, Array)
     if data.values.ndim > 2:
         raise DataError(f"{where}: rows of shape {data.values.shape[1:]} cannot be rows of a table; write .npy or .npz")
     flat = data.values.reshape(len(data), -1)
@@ -150,16 +175,8 @@ def _numbers(data: Table, where: str) -> np.ndarray:
 def _write_folder(data: Data, target: Path) -> None:
     from scorefield.data import image_folder
 
-    if not isinstance(data, Images):
-        raise DataError(
-            f"{target}: a path without ending is a folder of PNGs, and the data is of kind {data.kind}; "
-            f"expected {', '.join(ENDINGS)}"
-        )
+    assert isinstance(data, Images)
     image_folder.check_labels(data, str(target))
-    if target.is_dir() and any(target.iterdir()):
-        raise DataError(f"{target}: the folder exists and is not empty, expected a new name")
-    if target.is_file():
-        raise DataError(f"{target}: a file of this name exists, expected a new name for a folder")
     partial = _partial(target)
     try:
         partial.mkdir()

@@ -73,13 +73,15 @@ def _tiled(images: Images, side: int) -> np.ndarray:
 def _points(figure: Figure, data: dict[str, np.ndarray], samples: dict[str, np.ndarray]) -> None:
     figure.set_size_inches(9, 4.9)
     x, y = data
-    limits = [(float(np.quantile(v, 0.0005)), float(np.quantile(v, 0.9995))) for v in data.values()]
+    limits = []
+    for values in data.values():
+        low, high = np.quantile(values, (0.0005, 0.9995))
+        limits.append((low - 0.1 * (high - low), high + 0.1 * (high - low)))
     for part, columns, name in _halves(figure, data, samples):
         axes = part.subplots()
         color = _DATA if columns is data else _SAMPLES
         axes.scatter(columns[x][:_MOST_POINTS], columns[y][:_MOST_POINTS], s=1.5, alpha=0.5, linewidths=0, color=color)
-        for set_limits, (low, high) in zip((axes.set_xlim, axes.set_ylim), limits, strict=True):
-            set_limits(low - 0.1 * (high - low), high + 0.1 * (high - low))
+        axes.set(xlim=limits[0], ylim=limits[1])
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         axes.set_title(name)

@@ -123,6 +123,7 @@ class Trainer:
         self._adam.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
             losses = self.objective(model, x0, epsilon, u)
+        # Outside autocast, which has no part in the backward pass.
         loss = losses.mean()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip, foreach=True)
