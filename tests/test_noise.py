@@ -1,4 +1,4 @@
-"""Laws of the schedules: inverses, the SDEs that the papers print, noise added in one go or in several, broadcasting."""
+"""Laws of the schedules: inverses, the SDEs that the papers print, noise in one go or in several, broadcasting."""
 
 import math
 from collections.abc import Callable
@@ -133,8 +133,8 @@ def test_drift_and_diffusion_are_the_published_ones(name: str) -> None:
 
 @each
 def test_drift_and_diffusion_carry_the_moments_of_the_noise(name: str) -> None:
-    # dx = f x dt + g dw moves the mean by m′ = f m and the variance by v′ = 2f v + g². Central differences have an error
-    # of h²/6 times the third derivative, and of 1e-16/h from rounding; the step is a small share of the time to t_min.
+    # dx = f x dt + g dw moves the mean by m′ = f m and the variance by v′ = 2f v + g². Central differences are off by
+    # h²/6 times the third derivative, and by 1e-16/h from rounding; h is a small share of the time to t_min.
     schedule = SCHEDULES[name]
     t = times(schedule)
     h = 1e-4 * torch.minimum(t - schedule.t_min, schedule.t_max - t)
@@ -298,12 +298,12 @@ FAULTS: dict[str, tuple[Callable[[], Schedule], str]] = {
     "ve from zero": (lambda: VE(0.0, 1.0), "VE needs a range"),
     "ve upside down": (lambda: VE(1.0, 0.5), "VE needs a range"),
     "vp from zero": (lambda: VP(t_min=0.0), "VP needs a range"),
-    "vp negative": (lambda: VP(beta_min=-0.1), "beta_min < beta_max, got -0.1"),
+    "vp negative": (lambda: VP(beta_min=-0.1), "beta_min < beta_max < ∞, got -0.1"),
     "vp upside down": (lambda: VP(beta_min=3.0, beta_max=2.0), "beta_max"),
     "subvp from zero": (lambda: SubVP(t_min=0.0), "SubVP needs a range"),
     "cosine upside down": (lambda: Cosine(t_min=0.5, t_max=0.1), "Cosine needs a range"),
     "flow from zero": (lambda: Flow(t_min=0.0), "Flow needs a range"),
-    "neither": (lambda: Discrete(), "either betas or sigmas"),
+    "neither": (Discrete, "either betas or sigmas"),
     "both": (lambda: Discrete(betas=(0.1, 0.2), sigmas=(0.1, 0.2)), "either betas or sigmas"),
     "one level": (lambda: Discrete(betas=(0.1,)), "at least two levels, got 1"),
     "no level": (lambda: Discrete(sigmas=()), "at least two levels, got 0"),

@@ -103,7 +103,7 @@ def test_a_step_of_a_sampler_sees_its_own_rows_and_the_type_of_x() -> None:
 
 
 def test_types_agree_to_rounding() -> None:
-    # u₁ near one has a spacing of 2⁻²⁴ in float32, so r² = −2 log u₁ is off by about 1e-7 and r by at most √1e-7 = 3e-4,
+    # u₁ near one has a spacing of 2⁻²⁴ in float32, so r² = −2 log u₁ is off by about 1e-7 and r by at most 3e-4,
     # but only where r is that small itself. Elsewhere the angle's 2⁻²⁴·2π and the rounding of r remain.
     exact = Stream(0, "types").normal(100_000, (4,), dtype=torch.float64)
     single = Stream(0, "types").normal(100_000, (4,), dtype=torch.float32)

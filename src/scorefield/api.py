@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 import torch
 
-from scorefield.build import build_model, build_objective
+from scorefield.build import build_model, build_objective, build_sampler
 from scorefield.bundle import Bundle
 from scorefield.data.kinds import Data
 from scorefield.data.read import read
-from scorefield.errors import Interrupted, OptionError
+from scorefield.errors import BundleError, Interrupted, OptionError
 from scorefield.features import Features
 from scorefield.noise_range import NoiseRange, measure_noise_range
 from scorefield.progress import Quiet, Reporter
@@ -27,11 +27,13 @@ from scorefield.storage import MANIFEST, read_json, write_text
 from scorefield.training.checkpoints import load_checkpoint, save_checkpoint
 from scorefield.training.device import pick_device
 from scorefield.training.journal import Journal
-from scorefield.training.loop import Trainer
+from scorefield.training.loop import Step, Trainer
 from scorefield.training.memory import keep_freed_memory
 from scorefield.training.rows import Rows, split_held_out
 
+_BEGUN = "fit.json"
 _REPORT_SECONDS = 0.5
+_JOURNAL_STEPS = 10
 _CHECKPOINT_SECONDS = 30.0
 _HELD_OUT_NUMBERS = 400_000  # numbers in the held-out rows of images, whose evaluation costs
 
@@ -94,13 +96,21 @@ def fit(
     request = _request(recipe, taken, condition, seed)
     folder = None if out is None else Path(out)
     if folder is not None and (folder / MANIFEST).exists():
-        _check_request(read_json(folder / "fit.json"), request, folder)
+        _check_request(read_json(folder / _BEGUN), request, folder)
         report.say(f"{folder} is complete already, nothing to do")
         return Bundle.load(folder, place)
-    noise_range, complete, choices = _prepare(recipe, taken, features, seed, place, folder, request)
-    for choice in choices:
-        report.say(choice)
+    kept = None if folder is None else _kept(folder, request)
+    if kept is None:
+        noise_range, complete, choices = _prepare(recipe, taken, features, seed, place)
+        for choice in choices:
+            report.say(choice)
+    else:
+        noise_range, complete = NoiseRange(**kept["noise_range"]), Recipe.model_validate(kept["complete"])
+    # Whatever refuses the recipe does so here, before anything is written.
     trainer = _trainer(complete, taken, features, seed, place)
+    build_sampler(complete)
+    if folder is not None and kept is None:
+        _begin(folder, {**request, "complete": plain(complete), "noise_range": asdict(noise_range)})
     after = load_checkpoint(trainer, folder / "checkpoints") if folder is not None else None
     if after:
         report.say(f"going on from step {after}")
@@ -113,34 +123,36 @@ def fit(
     return bundle
 
 
+def _kept(folder: Path, request: dict[str, Any]) -> dict[str, Any] | None:
+    """What the run in a folder was begun with, so that going on repeats no choice; None where none was begun."""
+    if not folder.exists():
+        return None
+    if (folder / _BEGUN).exists():
+        kept = read_json(folder / _BEGUN)
+        _check_request(kept, request, folder)
+        return kept
+    # A run that was killed at its very beginning leaves a hidden file that never took its place.
+    if not folder.is_dir() or any(not entry.name.endswith(".partial") for entry in folder.iterdir()):
+        raise OptionError(f"--out {folder}: it exists and is not a run of scorefield; choose another name")
+    return None
+
+
 def _prepare(
-    recipe: Recipe,
-    data: Data,
-    features: Features,
-    seed: int,
-    device: torch.device,
-    folder: Path | None,
-    request: dict[str, Any],
+    recipe: Recipe, data: Data, features: Features, seed: int, device: torch.device
 ) -> tuple[NoiseRange, Recipe, list[str]]:
-    """Measure the data and complete the recipe; a folder keeps both, so that going on repeats no choice."""
-    if folder is not None and folder.exists():
-        if (folder / "fit.json").exists():
-            kept = read_json(folder / "fit.json")
-            _check_request(kept, request, folder)
-            return NoiseRange(**kept["noise_range"]), Recipe.model_validate(kept["complete"]), []
-        if not folder.is_dir() or any(folder.iterdir()):
-            raise OptionError(f"--out {folder}: it exists and is not a run of scorefield; choose another name")
+    """Measure the data and complete the recipe, with a sentence for each choice."""
     noise_range = measure_noise_range(features.measured_rows(data), resolution=features.codec.resolution, seed=seed)
     complete, choices = resolve(recipe, DataFacts(features.codec.shape, len(data), noise_range, device))
-    choices.insert(0, noise_range.reason)
-    if folder is not None:
-        try:
-            (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OptionError(f"--out {folder}: cannot be made: {error.strerror or error}") from error
-        kept = {**request, "complete": plain(complete), "noise_range": asdict(noise_range)}
-        write_text(folder / "fit.json", json.dumps(kept, indent=2) + "\n")
-    return noise_range, complete, choices
+    return noise_range, complete, [noise_range.reason, *choices]
+
+
+def _begin(folder: Path, fields: dict[str, Any]) -> None:
+    """Make the folder of a run and write down what it is begun with."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f"--out {folder}: cannot be made: {error.strerror or error}") from error
+    write_text(folder / _BEGUN, json.dumps(fields, indent=2) + "\n")
 
 
 def _trainer(recipe: Recipe, data: Data, features: Features, seed: int, device: torch.device) -> Trainer:
@@ -170,17 +182,10 @@ def _train(trainer: Trainer, recipe: Recipe, folder: Path | None, report: Report
             rate = (step.number - first) / max(step.seconds - started, 1e-9)
             left = step.seconds * (1 - step.share) / max(step.share, 1e-9)
             report.step(step, loss, rate, left)
-            held_out = {} if step.held_out is None else {"held_out": step.held_out.to_json()}
-            line = {
-                "step": step.number,
-                "loss": loss,
-                "gradient_norm": float(step.gradient_norm),
-                "learning_rate": step.learning_rate,
-                "seconds": round(step.seconds, 3),
-                "steps_per_second": round(rate, 3),
-            }
-            journal.write(line | held_out)
             losses, said = [], now
+        # Which steps have a line depends on nothing but their number, so that a run that was cut off has the same.
+        if step.number % _JOURNAL_STEPS == 0 or step.held_out is not None or step.share >= 1:
+            journal.write(_line(step, (step.number - first) / max(step.seconds - started, 1e-9)))
         due = step.number % every == 0 if every else now - saved > _CHECKPOINT_SECONDS
         if folder is not None and (due or stop) and not (last and not stop):
             save_checkpoint(trainer, folder / "checkpoints", keep)
@@ -188,7 +193,20 @@ def _train(trainer: Trainer, recipe: Recipe, folder: Path | None, report: Report
         if stop and step.share < 1:
             raise Interrupted(f"stopped at step {step.number}; the same command goes on from there")
     if trainer.stopped_early:
-        report.say(f"the held-out loss has stopped falling: done after {trainer.number} steps")
+        report.say(f"the held-out loss has begun to rise: done after {trainer.number} steps")
+
+
+def _line(step: Step, rate: float) -> dict[str, Any]:
+    """A step's line in metrics.jsonl; rate in steps a second."""
+    return {
+        "step": step.number,
+        "loss": float(step.loss),
+        "gradient_norm": float(step.gradient_norm),
+        "learning_rate": step.learning_rate,
+        "seconds": round(step.seconds, 3),
+        "steps_per_second": round(rate, 3),
+        **({} if step.held_out is None else {"held_out": step.held_out.to_json()}),
+    }
 
 
 def _request(recipe: Recipe, data: Data, condition: Sequence[str], seed: int) -> dict[str, Any]:
@@ -203,6 +221,8 @@ def _request(recipe: Recipe, data: Data, condition: Sequence[str], seed: int) ->
 
 def _check_request(kept: dict[str, Any], request: dict[str, Any], folder: Path) -> None:
     """Refuse to go on with another recipe, seed or data."""
+    if not isinstance(kept.get("data"), dict) or request.keys() - kept.keys():
+        raise BundleError(f"{folder / _BEGUN} is not as `fit` wrote it, found {sorted(kept)}: choose another --out")
     if kept["data"]["fingerprint"] != request["data"]["fingerprint"]:
         raise OptionError(
             f"{folder} was begun with other data ({kept['data']['description']}, SHA-256 "
@@ -227,7 +247,7 @@ def _difference(kept: Any, asked: Any, path: str = "") -> str:
 
 def _facts(data: Data, trainer: Trainer, seed: int) -> dict[str, Any]:
     """What bundle.json tells beyond the recipe and the codec."""
-    best = trainer.best_loss
+    best = trainer.held_out_loss()
     return {
         "data": {
             "kind": data.kind,

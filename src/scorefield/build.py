@@ -72,6 +72,8 @@ def build_objective(recipe: Recipe) -> ScoreMatching:
     criterion = Denoising(_parametrization(settings.loss, _known(recipe.noise.sigma_data)))
     laws: dict[str, TimeLaw] = {"uniform": Uniform(), "levels": UniformIntegers(), "log_uniform": LogUniform()}
     times = laws.get(settings.times or "") or LogNormal(_known(settings.times_mean), _known(settings.times_std))
+    # Refuses, before training, a law that the schedule has not.
+    times.quantile(torch.tensor([0.5], dtype=torch.float64), build_schedule(recipe.noise))
     return ScoreMatching(times, criterion, weight)
 
 

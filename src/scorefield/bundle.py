@@ -35,6 +35,11 @@ FORMAT = 1
 _CHUNK = 1 << 21  # numbers drawn at a time
 _MOST_ROWS = 16_384
 
+_UNREADABLE = (
+    *(KeyError, TypeError, ValueError, AttributeError, RecursionError),
+    *(safetensors.SafetensorError, pydantic.ValidationError),
+)
+
 OnRows = Callable[[int, int], None]
 
 
@@ -123,7 +128,10 @@ class Bundle:
             BundleError: when the disk refuses.
         """
         folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BundleError(f"{folder}: cannot be made: {error.strerror or error}") from error
         tensors = {name: value.contiguous().cpu() for name, value in self.denoiser.state_dict().items()}
         if self.features.conditions is not None:
             tensors["conditions.seen"] = self.features.conditions.seen.contiguous()
@@ -172,7 +180,7 @@ class Bundle:
             recipe = Recipe.model_validate(fields["recipe"])
             features = Features.from_json(fields["features"], tensors.pop("conditions.seen", None))
             noise_range = NoiseRange(**fields["noise_range"])
-        except (KeyError, TypeError, ValueError, safetensors.SafetensorError, pydantic.ValidationError) as error:
+        except _UNREADABLE as error:
             raise BundleError(f"{folder}: bundle.json or model.safetensors is not as expected: {error!r}") from error
         denoiser = build_model(recipe, features.codec.shape, features.condition_features, seed=0)
         _load_weights(denoiser, tensors, folder)

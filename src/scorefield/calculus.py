@@ -28,7 +28,7 @@ def divergence(field: Field, x: Tensor, *, create_graph: bool = False) -> tuple[
     """
     with torch.enable_grad():
         x = x if x.requires_grad else x.detach().requires_grad_()
-        value = field(x)
+        value = _tied(field(x), x)
         total = x.new_zeros(len(x))
         for i, component in enumerate(value.flatten(1).unbind(1)):
             (slope,) = torch.autograd.grad(component.sum(), x, retain_graph=True, create_graph=create_graph)
@@ -52,10 +52,15 @@ def hutchinson_divergence(
     """
     with torch.enable_grad():
         x = x if x.requires_grad else x.detach().requires_grad_()
-        value = field(x)
+        value = _tied(field(x), x)
         estimates = []
         for z in probes:
             (product,) = torch.autograd.grad(value, x, z, retain_graph=True, create_graph=create_graph)
             estimates.append((product * z).flatten(1).sum(1))
     total = torch.stack(estimates)
     return (value, total) if create_graph else (value.detach(), total.detach())
+
+
+def _tied(value: Tensor, x: Tensor) -> Tensor:
+    """A field that does not depend on x at all is constant: its slope is zero, which autograd would refuse to say."""
+    return value if value.requires_grad else value + 0 * x

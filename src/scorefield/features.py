@@ -135,7 +135,7 @@ def _put_back(data: Data, values: dict[str, np.ndarray], order: tuple[str, ...])
         import pyarrow as pa
 
         columns = {name: data.columns[name] for name in data.columns.column_names}
-        columns |= {name: pa.chunked_array([pa.array(column.tolist())]) for name, column in values.items()}
+        columns |= {name: pa.chunked_array([pa.array(column)]) for name, column in values.items()}
         return replace(data, columns=pa.table([columns[name] for name in order], names=list(order)))
     name, labels = next(iter(values.items()))
     if isinstance(data, Array):

@@ -108,7 +108,7 @@ class NetworkDenoiser(Denoiser):
         return self.parametrization.split(self.output(x_t, level), x_t, level)
 
     def given(self, condition: Tensor) -> Self:
-        if condition.ndim != 2 or condition.shape[1] != self.condition_features:
+        if not self.condition_features or condition.ndim != 2 or condition.shape[1] != self.condition_features:
             expected = f"(B, {self.condition_features})" if self.condition_features else "none"
             raise OptionError(f"the condition should have shape {expected}, got {tuple(condition.shape)}")
         # A shallow copy shares every weight; only the bound condition is its own.

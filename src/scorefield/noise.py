@@ -212,8 +212,8 @@ class VP(Schedule):
 
     def __post_init__(self) -> None:
         _check_range(self, self.t_min, self.t_max)
-        if not 0 <= self.beta_min < self.beta_max:
-            raise OptionError(f"VP needs 0 ≤ beta_min < beta_max, got {self.beta_min} and {self.beta_max}")
+        if not 0 <= self.beta_min < self.beta_max < math.inf:
+            raise OptionError(f"VP needs 0 ≤ beta_min < beta_max < ∞, got {self.beta_min} and {self.beta_max}")
 
     def integral(self, t: Tensor) -> Tensor:
         """B(t) = ∫₀ᵗ β."""
@@ -266,6 +266,8 @@ class Cosine(Schedule):
 
     def __post_init__(self) -> None:
         _check_range(self, self.t_min, self.t_max)
+        if self.t_max >= 1 or not 0 <= self.offset < math.inf:
+            raise OptionError(f"Cosine needs t_max < 1 and offset ≥ 0, got {self.t_max} and {self.offset}")
 
     def _angle(self, t: Tensor) -> Tensor:
         return (t + self.offset) / (1 + self.offset) * (math.pi / 2)
@@ -301,6 +303,8 @@ class Flow(Schedule):
 
     def __post_init__(self) -> None:
         _check_range(self, self.t_min, self.t_max)
+        if self.t_max > 1:
+            raise OptionError(f"Flow needs t_max ≤ 1, got {self.t_max}")
 
     def alpha(self, t: Tensor) -> Tensor:
         return 1 - t
@@ -340,8 +344,8 @@ class Discrete(Schedule):
             raise OptionError(f"Discrete needs at least two levels, got {len(values)}")
         if self.betas is not None and not all(0 < beta < 1 for beta in values):
             raise OptionError("every beta must lie in (0, 1)")
-        if self.sigmas is not None and not (values[0] > 0 and all(a < b for a, b in pairwise(values))):
-            raise OptionError("sigmas must be positive and grow with t")
+        if self.sigmas is not None and not (values[0] > 0 and all(a < b < math.inf for a, b in pairwise(values))):
+            raise OptionError("sigmas must be positive, finite and grow with t")
         object.__setattr__(self, "t_max", float(len(values)))
 
     @cached_property

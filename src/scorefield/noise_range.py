@@ -80,7 +80,7 @@ def measure_noise_range(x: Tensor, *, resolution: float | None = None, seed: int
     flat = x.flatten(1).float()
     dimension = flat.shape[1]
     sigma_data = float(flat.double().std(correction=0)) if flat.numel() < 1 << 24 else _standard_deviation(flat)
-    if not sigma_data > 0:
+    if not sigma_data > 0 or not any((chunk != flat[0]).any() for chunk in flat.split(_CHUNK)):
         raise DataError(f"all {n} rows are equal: there is no distribution to learn")
     exact = n <= _EXACT_ROWS
     looked_at = flat if exact else flat[Stream(seed, "noise range").permutation(n)[:_EXACT_ROWS].copy()]

@@ -56,15 +56,20 @@ def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
         if isinstance(part[names[-1]], dict):
             raise OptionError(f"--set {path}: that is a group; its fields are {list(part[names[-1]])}")
         part[names[-1]] = _value(text)
-    return _validated(values, "--set", strict=False)
+    return _validated(values, "--set")
 
 
 def _value(text: str) -> Any:
-    """Numbers, true, false, null and lists as JSON has them, else text; a,b,c is a list too."""
+    """Numbers, true, false, null and lists as JSON has them, else text; a,b,c is a list too, and 1e4 a whole number."""
     try:
-        return json.loads(text)
+        return json.loads(text, parse_float=_number)
     except ValueError:
         return [_value(part) for part in text.split(",")] if "," in text else text
+
+
+def _number(text: str) -> int | float:
+    value = float(text)
+    return int(value) if value.is_integer() else value
 
 
 def _from_toml(path: Path) -> Recipe:
@@ -74,13 +79,13 @@ def _from_toml(path: Path) -> Recipe:
         raise OptionError(f"--recipe {path}: cannot be read: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise OptionError(f"--recipe {path}: {error}") from error
-    # Strict: a number in quotes is a mistake, not a number.
-    return _validated(values, f"--recipe {path}", strict=True)
+    return _validated(values, f"--recipe {path}")
 
 
-def _validated(values: dict[str, Any], where: str, strict: bool) -> Recipe:
+def _validated(values: dict[str, Any], where: str) -> Recipe:
     try:
-        return Recipe.model_validate_json(json.dumps(values), strict=strict)
+        # Strict: a number in quotes is a mistake, and so is `true` for a number. A date of TOML is text in JSON.
+        return Recipe.model_validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(str(part) for part in first["loc"])

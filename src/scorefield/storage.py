@@ -6,6 +6,7 @@ so that a write cut off at any moment leaves the former state in force.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -30,16 +31,12 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         BundleError: when the disk refuses, naming the path and the bytes needed; what was there before stays.
     """
-    beside = path.with_name(f".{path.name}.partial")
+    _write_beside(path, content)
     try:
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(_beside(path), path)
         _sync_folder(path.parent)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        _remove(_beside(path))
         raise BundleError(f"{path}: cannot write {len(content)} bytes: {error.strerror or error}") from error
 
 
@@ -50,7 +47,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         folder: must not exist.
         files: content by file name.
     """
-    beside = folder.with_name(f".{folder.name}.partial")
+    beside = _beside(folder)
     shutil.rmtree(beside, ignore_errors=True)
     try:
         beside.mkdir(parents=True)
@@ -65,11 +62,30 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files into an existing folder, each atomically, and last the manifest that makes them valid together."""
-    for name, content in files.items():
-        write_bytes(folder / name, content)
+    """Write files and their manifest into an existing folder, in place of former ones.
+
+    All files are written beside their places before the new manifest is renamed over the old one, and only then take
+    their places; `read_files` knows both places, so that at any moment either the old files are valid or the new ones.
+
+    Raises:
+        BundleError: when the disk refuses, naming the path and the bytes needed; what was there before stays.
+    """
     entries = {name: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for name, c in files.items()}
-    write_text(folder / MANIFEST, json.dumps(entries, indent=2) + "\n")
+    _finish(folder)
+    try:
+        for name, content in files.items():
+            _write_beside(folder / name, content)
+        write_text(folder / MANIFEST, json.dumps(entries, indent=2) + "\n")
+    except BundleError:
+        for name in files:
+            _remove(_beside(folder / name))
+        raise
+    try:
+        for name in files:
+            os.replace(_beside(folder / name), folder / name)
+    except OSError as error:
+        raise BundleError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    _sync_folder(folder)
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
@@ -78,22 +94,52 @@ def read_files(folder: Path) -> dict[str, bytes]:
     Raises:
         BundleError: without a manifest, or when a file is missing, of another size, or of another checksum.
     """
-    entries = read_json(folder / MANIFEST)
     files = {}
-    for name, entry in entries.items():
+    for name, entry in _entries(folder).items():
         path = folder / name
+        content, fault = _checked(path, entry)
+        if content is None:
+            # Where writing was cut off after the manifest, the file has not taken its place yet.
+            content, _ = _checked(_beside(path), entry)
+        if content is None:
+            raise BundleError(fault)
+        files[name] = content
+    return files
+
+
+def _entries(folder: Path) -> dict[str, dict[str, Any]]:
+    """The manifest of a folder."""
+    entries = read_json(folder / MANIFEST)
+    for name, entry in entries.items():
         # A manifest names files of its own folder only, never a path out of it.
         if Path(name).name != name or not isinstance(entry, dict) or {"bytes", "sha256"} - entry.keys():
             raise BundleError(f"{folder / MANIFEST}: entry {name!r} is not one of ours")
+    return entries
+
+
+def _finish(folder: Path) -> None:
+    """Bring files to their places where a write was cut off after its manifest, before the next one begins."""
+    if not (folder / MANIFEST).exists():
+        return
+    with contextlib.suppress(OSError, BundleError):
+        for name, entry in _entries(folder).items():
+            if _checked(folder / name, entry)[0] is None and _checked(_beside(folder / name), entry)[0] is not None:
+                os.replace(_beside(folder / name), folder / name)
+
+
+def _checked(path: Path, entry: dict[str, Any]) -> tuple[bytes | None, str]:
+    """The content of a file if it is what its entry says, else None and what is wrong."""
+    try:
         if not path.is_file():
-            raise BundleError(f"{path} is missing, the manifest lists it")
+            return None, f"{path} is missing, the manifest lists it"
         if path.stat().st_size != entry["bytes"]:
-            raise BundleError(f"{path} has {path.stat().st_size} bytes, the manifest says {entry['bytes']}")
+            return None, f"{path} has {path.stat().st_size} bytes, the manifest says {entry['bytes']}"
         content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != entry["sha256"]:
-            raise BundleError(f"{path} is damaged: its SHA-256 differs from the manifest's")
-        files[name] = content
-    return files
+    except OSError as error:
+        return None, f"{path}: cannot be read: {error.strerror or error}"
+    if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+        return None, f"{path} is damaged: its SHA-256 differs from the manifest's"
+    return content, ""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -106,11 +152,34 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise BundleError(f"{path} is not there") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path}: {error}") from error
     if not isinstance(value, dict):
         raise BundleError(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value
+
+
+def _beside(path: Path) -> Path:
+    """Where a file or folder is made before it takes its place."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def _write_beside(path: Path, content: bytes) -> None:
+    """Write a file's content beside its place and sync it."""
+    try:
+        with open(_beside(path), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        _remove(_beside(path))
+        raise BundleError(f"{path}: cannot write {len(content)} bytes: {error.strerror or error}") from error
+
+
+def _remove(path: Path) -> None:
+    """Remove a file that may not be there, on a disk that may refuse."""
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

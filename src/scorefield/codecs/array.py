@@ -47,7 +47,7 @@ class ArrayCodec:
             columns = [NumericColumn.fit(f"element {i}", flat[:, i]) for i in range(flat.shape[1])]
         else:
             columns = [NumericColumn.fit("all elements", values.reshape(-1))]
-        if all(column.scaler is None for column in columns):
+        if all(np.array_equal(values[0], row) for row in values[1:]):
             raise DataError(f"{array.source}: all rows are equal, there is nothing to learn")
         constant = sum(column.scaler is None for column in columns)
         notes = (f"{constant} constant elements are not modelled but put back in samples",) if constant else ()

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scorefield.codecs.numeric import decimals_of
 from scorefield.errors import DataError, OptionError
 from scorefield.randomness import Stream
 
@@ -26,6 +27,7 @@ class ConditionColumn:
         name: of the column.
         categories: its values, or None for a number.
         mean, std: of a number.
+        decimals: digits after the point that all numbers have at most, None for continuous ones and for categories.
         dtype: numpy's name of the type of the values, "str" for text.
     """
 
@@ -34,21 +36,27 @@ class ConditionColumn:
     mean: float
     std: float
     dtype: str
+    decimals: int | None = None
 
     @staticmethod
     def fit(name: str, values: np.ndarray) -> ConditionColumn:
         """Measure a column (n,) of text, whole numbers, truth values or numbers."""
         dtype = "str" if values.dtype.kind in "OUS" else str(values.dtype)
+        if values.dtype.kind not in "OUSbiuf":
+            raise DataError(f"condition {name!r} holds {dtype}: expected text, whole numbers, truth values or numbers")
         if values.dtype.kind == "f":
-            std = float(values.std())
+            if not np.isfinite(values).all():
+                first = int(np.flatnonzero(~np.isfinite(values))[0])
+                raise DataError(f"condition {name!r} must be finite, found {values[first]} in data row {first + 1}")
+            std = float(values.std(dtype=np.float64))
             if not std > 0:
                 raise DataError(f"condition {name!r} is constant ({values[0]:g}): it tells nothing")
-            return ConditionColumn(name, None, float(values.mean()), std, dtype)
+            return ConditionColumn(name, None, float(values.mean(dtype=np.float64)), std, dtype, decimals_of(values))
         if values.dtype.kind == "O" and any(value is None for value in values):
             raise DataError(f"condition {name!r} has missing values")
         distinct = np.unique(values.astype(str) if dtype == "str" else values)
         if values.dtype.kind in "iu" and len(distinct) > _MOST_CATEGORIES:
-            return ConditionColumn(name, None, float(values.mean()), float(values.std()), dtype)
+            return ConditionColumn(name, None, float(values.mean()), float(values.std()), dtype, 0)
         if len(distinct) > max(_MOST_CATEGORIES, len(values) // 10):
             raise DataError(f"condition {name!r} has {len(distinct)} different values in {len(values)} rows")
         if len(distinct) == 1:
@@ -90,7 +98,7 @@ class ConditionColumn:
         """(n, features) back to (n,) values of the column's own type."""
         if self.categories is None:
             numbers = features[:, 0].double().numpy() * self.std + self.mean
-            return (np.round(numbers) if self.dtype[0] in "iu" else numbers).astype(self.dtype)
+            return (numbers if self.decimals is None else np.round(numbers, self.decimals)).astype(self.dtype)
         values = np.array(self.categories, dtype=object if self.dtype == "str" else self.dtype)
         return values[features.argmax(1).numpy()]
 
@@ -173,7 +181,14 @@ class ConditionCodec:
     def to_json(self) -> list[dict[str, Any]]:
         """Plain values; `seen` is kept as a tensor beside them."""
         return [
-            {"name": c.name, "categories": c.categories, "mean": c.mean, "std": c.std, "dtype": c.dtype}
+            {
+                "name": c.name,
+                "categories": c.categories,
+                "mean": c.mean,
+                "std": c.std,
+                "dtype": c.dtype,
+                "decimals": c.decimals,
+            }
             for c in self.columns
         ]
 

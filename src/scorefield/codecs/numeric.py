@@ -14,6 +14,7 @@ from scorefield.errors import DataError
 
 _MOST_DECIMALS = 4
 _EXACT_INTEGERS = 2**53
+_LEAST_SPAN = 1e-150
 
 
 @dataclass(frozen=True)
@@ -38,16 +39,18 @@ class NumericColumn:
     @staticmethod
     def fit(name: str, values: np.ndarray) -> NumericColumn:
         """Measure a column of finite numbers, (n,)."""
-        integer = values.dtype.kind in "iu"
+        integer = values.dtype.kind in "iub"
         low, high = values.min().item(), values.max().item()
         if integer and max(abs(low), abs(high)) > _EXACT_INTEGERS:
             raise DataError(
                 f"column {name!r}: integers up to {max(abs(low), abs(high))} cannot be told apart as float64; "
                 "if it is an identifier leave it out with --columns"
             )
+        if 0 < float(high) - float(low) < _LEAST_SPAN:
+            raise DataError(f"column {name!r} spans only {high - low:g}, whose square is no float64: rescale it")
         column = torch.from_numpy(values.astype(np.float64))
         scaler = None if low == high else fit_scaler(column)
-        return NumericColumn(name, scaler, 0 if integer else _decimals(values), float(low), float(high), integer)
+        return NumericColumn(name, scaler, 0 if integer else decimals_of(values), float(low), float(high), integer)
 
     @property
     def resolution(self) -> float | None:
@@ -105,7 +108,7 @@ def finest(columns: list[NumericColumn]) -> float | None:
     return min(known) if known and len(known) == len(steps) else None
 
 
-def _decimals(values: np.ndarray) -> int | None:
+def decimals_of(values: np.ndarray) -> int | None:
     """How many decimals suffice for every value, None if more than four; seen on a few rows before all."""
     for decimals in range(_MOST_DECIMALS + 1):
         if all(_on_grid(part, decimals) for part in (values[:1000], values)):

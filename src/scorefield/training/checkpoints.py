@@ -23,14 +23,24 @@ def save_checkpoint(trainer: Trainer, folder: Path, keep: int) -> Path:
     """
     tensors, values = trainer.state()
     place = folder / f"step-{trainer.number:09d}"
-    if not place.exists():
+    if not _is_valid(place):
+        shutil.rmtree(place, ignore_errors=True)
         content = safetensors.torch.save({name: value.contiguous().cpu() for name, value in tensors.items()})
         write_folder(place, {"state.safetensors": content, "state.json": json.dumps(values, indent=2).encode()})
     for partial in folder.glob(".*.partial"):
         shutil.rmtree(partial, ignore_errors=True)
-    for old in sorted(folder.glob("step-*"))[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    # Later steps are of a run that was cut off: they were damaged, or training would have gone on from them.
+    mine = sorted(old for old in folder.glob("step-*") if old.name <= place.name)
+    for other in {*folder.glob("step-*")} - {*mine[-keep:]}:
+        shutil.rmtree(other, ignore_errors=True)
     return place
+
+
+def _is_valid(place: Path) -> bool:
+    try:
+        return bool(read_files(place))
+    except BundleError:
+        return False
 
 
 def load_checkpoint(trainer: Trainer, folder: Path) -> int | None:

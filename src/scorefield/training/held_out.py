@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from scorefield.model import Denoiser
 from scorefield.objectives.matching import ScoreMatching, stratified
@@ -14,6 +15,8 @@ from scorefield.training.rows import Rows
 
 BANDS = 8
 _CHUNK = 512
+_LEAST_DRAWS, _MOST_DRAWS = 1000, 8000  # of noise: few rows are used several times
+_NUMBERS = 100_000  # in all draws, between these
 
 
 @dataclass(frozen=True)
@@ -46,20 +49,21 @@ class HeldOut:
     """Held-out rows with their noise and times, fixed once so that two evaluations differ by the model alone.
 
     Args:
-        rows: the held-out rows.
+        rows: the held-out rows, at least one.
         objective: the loss.
         seed: of noise and times.
-        least: evaluations at least; few rows are used several times.
     """
 
-    def __init__(self, rows: Rows, objective: ScoreMatching, seed: int, least: int = 1000) -> None:
+    def __init__(self, rows: Rows, objective: ScoreMatching, seed: int) -> None:
         self.rows, self.objective = rows, objective
-        self.repeats = max(1, -(-least // max(1, len(rows)))) if rows.numbers.size else 0
+        x0, _ = rows.take(rows.numbers[:1])
+        least = min(_MOST_DRAWS, max(_LEAST_DRAWS, _NUMBERS // x0.numel()))
+        self.repeats = -(-least // len(rows))
         self._noise, self._times = Stream(seed, "held-out noise"), Stream(seed, "held-out times")
 
     @torch.no_grad()
-    def __call__(self, model: Denoiser) -> HeldOutLoss:
-        """The held-out loss of a model."""
+    def __call__(self, model: Denoiser) -> tuple[HeldOutLoss, Tensor]:
+        """The held-out loss of a model, and the loss of each row, (rows,), to compare models row by row."""
         count = len(self.rows) * self.repeats
         # Strided, so that the repeats of one row fall into different strata.
         u = stratified(self._times.uniform(count))
@@ -77,9 +81,11 @@ class HeldOut:
         band = (u * BANDS).long().clamp(max=BANDS - 1)
         edges = self.objective.times.quantile(torch.linspace(1e-9, 1 - 1e-9, BANDS + 1).double(), model.schedule)
         levels = model.schedule.at(edges)
-        return HeldOutLoss(
+        each = loss.reshape(-1, self.repeats).mean(1)
+        found = HeldOutLoss(
             float(loss.mean()),
             tuple(float(loss[band == b].mean()) for b in range(BANDS)),
             tuple((levels.sigma / levels.alpha).tolist()),
-            float(loss.reshape(-1, self.repeats).mean(1).std()) / max(1, len(self.rows)) ** 0.5,
+            float(each.std()) / len(each) ** 0.5,
         )
+        return found, each

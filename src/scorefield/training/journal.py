@@ -8,6 +8,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from scorefield.errors import BundleError
+from scorefield.storage import write_text
+
 
 class Journal:
     """The log of a run.
@@ -20,8 +23,11 @@ class Journal:
     def __init__(self, path: Path | None, after: int = 0) -> None:
         self.path = path
         if path is not None and path.exists():
-            kept = [line for line in read_journal(path) if line.get("step", 0) <= after]
-            path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            try:
+                kept = [line for line in read_journal(path) if line.get("step", 0) <= after]
+                write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+            except (OSError, BundleError) as error:
+                self._give_up(error)
 
     def write(self, fields: dict[str, Any]) -> None:
         """Append a line; when the disk refuses, training goes on after one warning."""
@@ -32,8 +38,11 @@ class Journal:
             with open(self.path, "a") as file:
                 file.write(json.dumps(plain) + "\n")
         except OSError as error:
-            warnings.warn(f"{self.path} cannot be written, going on without it: {error}", stacklevel=2)
-            self.path = None
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        warnings.warn(f"{self.path} cannot be written, going on without it: {error}", stacklevel=3)
+        self.path = None
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:

@@ -85,10 +85,12 @@ class Trainer:
         self.number = 0
         self.seconds = 0.0
         self.evaluations = 0
-        self.since_best = 0
+        self.worse = 0
+        self.last_loss: HeldOutLoss | None = None
         self.best_loss: HeldOutLoss | None = None
         self.stopped_early = False
-        self._best: dict[str, Tensor] | None = None
+        self._best: dict[str, Tensor] = {}
+        self._best_rows: Tensor | None = None
 
     def share(self) -> float:
         """How much of training is done, in [0, 1]: by steps or by seconds, whichever is farther."""
@@ -106,11 +108,18 @@ class Trainer:
             yield Step(self.number, loss, norm, rate, self.share(), self.seconds, self._evaluate())
 
     def best(self) -> Denoiser:
-        """The averaged model at its best held-out loss, or as it is now where nothing was held out."""
+        """The averaged model as it is now, or at its best held-out loss if that has risen since, beyond chance.
+
+        The lowest of many noisy losses is a poor choice among weights that hardly differ: training ends at its best.
+        """
         model = copy.deepcopy(self.average.model)
-        if self._best is not None:
+        if self.worse:
             model.load_state_dict(self._best)
         return model
+
+    def held_out_loss(self) -> HeldOutLoss | None:
+        """Of the model that `best` returns, None where nothing was held out."""
+        return self.best_loss if self.worse else self.last_loss
 
     def _update(self) -> tuple[Tensor, Tensor, float]:
         rate = self._rate()
@@ -143,18 +152,23 @@ class Trainer:
         return self.learning_rate * min(1.0, up, down)
 
     def _evaluate(self) -> HeldOutLoss | None:
-        """The held-out loss at every 1/EVALUATIONS of training; keeps the best weights."""
+        """The held-out loss at every 1/EVALUATIONS of training; keeps the best weights, stops when long past them."""
         if self._held_out is None or self.share() * EVALUATIONS < self.evaluations + 1:
             return None
         start = time.perf_counter()
         self.evaluations = int(self.share() * EVALUATIONS)
-        loss = self._held_out(self.average.model)
-        if self.best_loss is None or loss.mean < self.best_loss.mean:
-            self.best_loss, self.since_best = loss, 0
+        loss, rows = self._held_out(self.average.model)
+        self.last_loss = loss
+        if self.best_loss is None or self._best_rows is None or loss.mean < self.best_loss.mean:
+            self.best_loss, self._best_rows, self.worse = loss, rows, 0
             self._best = {name: value.clone() for name, value in self.average.model.state_dict().items()}
         else:
-            self.since_best += 1
-            self.stopped_early = self.since_best >= self.settings.patience
+            # A plateau is no reason to stop: the falling learning rate brings the loss down once more at the end. Only
+            # a loss that has risen, row by row and beyond chance, says that the rest of training would overfit.
+            rise = rows - self._best_rows
+            risen = float(rise.mean()) > 2 * float(rise.std()) / len(rise) ** 0.5
+            self.worse = self.worse + 1 if risen else 0
+            self.stopped_early = self.worse >= self.settings.patience
         self.seconds += time.perf_counter() - start
         return loss
 
@@ -177,17 +191,19 @@ class Trainer:
         """All that is needed to go on: tensors by name, and plain values."""
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"average.{name}": value for name, value in self.average.model.state_dict().items()}
-        if self._best is not None:
-            tensors |= {f"best.{name}": value for name, value in self._best.items()}
+        tensors |= {f"best.{name}": value for name, value in self._best.items()}
+        if self._best_rows is not None:
+            tensors["best_rows"] = self._best_rows
         for number, moments in self._adam.state_dict()["state"].items():
             tensors |= {f"adam.{number}.{name}": value for name, value in moments.items()}
-        best = None if self.best_loss is None else self.best_loss.to_json()
+        last, best = (None if loss is None else loss.to_json() for loss in (self.last_loss, self.best_loss))
         return tensors, {
             "step": self.number,
             "seconds": self.seconds,
             "evaluations": self.evaluations,
-            "since_best": self.since_best,
+            "worse": self.worse,
             "stopped_early": self.stopped_early,
+            "last_loss": last,
             "best_loss": best,
         }
 
@@ -199,14 +215,15 @@ class Trainer:
 
         self.model.load_state_dict(part("model."))
         self.average.model.load_state_dict(part("average."))
-        self._best = part("best.") or None
+        self._best, self._best_rows = part("best."), tensors.get("best_rows")
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in part("adam.").items():
             number, moment = name.split(".")
             moments.setdefault(int(number), {})[moment] = value
         self._adam.load_state_dict({"state": moments, "param_groups": self._adam.state_dict()["param_groups"]})
         self.number, self.seconds = values["step"], values["seconds"]
-        self.evaluations, self.since_best = values["evaluations"], values["since_best"]
+        self.evaluations, self.worse = values["evaluations"], values["worse"]
         self.stopped_early = values["stopped_early"]
-        best = values["best_loss"]
-        self.best_loss = None if best is None else HeldOutLoss.from_json(best)
+        self.last_loss, self.best_loss = (
+            None if loss is None else HeldOutLoss.from_json(loss) for loss in (values["last_loss"], values["best_loss"])
+        )

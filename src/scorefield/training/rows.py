@@ -66,8 +66,10 @@ def split_held_out(count: int, share: float, most: int, seed: int) -> tuple[np.n
         seed: of the split.
 
     Returns:
-        sorted row numbers to train on, and the held-out ones in random order; none of fewer than 20 rows.
+        sorted row numbers to train on, and the held-out ones in random order; none of fewer than 20 rows, and never a
+        single one, whose loss has no standard error.
     """
     held = min(int(count * share), most) if count >= 20 else 0
+    held = held if held > 1 else 0
     order = Stream(seed, "held-out split").permutation(count)
     return np.sort(order[held:]), order[:held].copy()

@@ -20,10 +20,10 @@ class TrainingSettings(BaseModel):
     warmup: float = Field(0.02, ge=0, lt=1, description="share of training in which the learning rate rises")
     decay: float = Field(1.0, ge=0, le=1, description="last share of training in which it falls to zero")
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
-    average: float = Field(0.05, ge=0, le=1, description="averages of weights look back over this share of training")
+    average: float = Field(0.05, ge=0, le=0.5, description="averages of weights look back over this share of training")
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of the network's products")
     held_out: float = Field(0.1, ge=0, lt=1, description="share of the rows kept for the held-out loss, at most 2000")
-    patience: int = Field(10, ge=1, description="evaluations without a better held-out loss after which training stops")
+    patience: int = Field(5, ge=1, description="evaluations with a risen held-out loss after which training stops")
 
 
 class CheckpointSettings(BaseModel):

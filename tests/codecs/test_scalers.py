@@ -1,0 +1,120 @@
+"""Laws of the scalers: inverse of forward, growing, log-slope against autograd, the same after JSON, never a zero."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from scorefield.codecs.scalers import Quantile, Scaler, Standardise, fit_scaler, scaler_from_json
+
+quick = settings(max_examples=60, deadline=None)
+columns = st.lists(st.floats(-1e6, 1e6, width=32), min_size=2, max_size=40).filter(lambda v: max(v) - min(v) > 1e-3)
+
+
+def column(name: str, rows: int = 3000) -> Tensor:
+    """Columns of known shapes, as float64."""
+    random = np.random.default_rng(0)
+    made = {
+        "normal": random.normal(5, 3, rows),
+        "lognormal": random.lognormal(0, 2, rows),
+        "cauchy": random.standard_cauchy(rows),
+        "mostly zero": np.where(random.random(rows) < 0.97, 0, random.exponential(10, rows)),
+        "one outlier": np.append(random.normal(size=rows - 1), 1e6),
+    }
+    return torch.from_numpy(made[name])
+
+
+SHAPES = ("normal", "lognormal", "cauchy", "mostly zero", "one outlier")
+
+
+@quick
+@given(values=columns, beyond=st.floats(-3, 3))
+@pytest.mark.parametrize("kind", ["chosen", "quantile"])
+def test_law_inverse_undoes_forward_within_and_beyond_the_data(kind: str, values: list[float], beyond: float) -> None:
+    data = torch.tensor(values, dtype=torch.float64)
+    scaler: Scaler = fit_scaler(data) if kind == "chosen" else Quantile.fit(data)
+    span = float(data.max() - data.min())
+    asked = torch.cat([data, data.mean()[None] + beyond * span])
+    back = scaler.inverse(scaler.forward(asked))
+    # Rounding of either direction is relative to the largest numbers that take part.
+    scale = float(asked.abs().max()) + span
+    torch.testing.assert_close(back, asked, rtol=0, atol=1e-9 * scale)
+
+
+@quick
+@given(values=columns)
+def test_law_forward_grows(values: list[float]) -> None:
+    distinct = torch.tensor(values, dtype=torch.float64).unique()
+    for scaler in (fit_scaler(distinct), Quantile.fit(distinct)):
+        assert (scaler.forward(distinct).diff() > 0).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", ["chosen", "quantile"])
+def test_law_log_slope_is_autograds(shape: str, kind: str) -> None:
+    data = column(shape)
+    scaler: Scaler = fit_scaler(data) if kind == "chosen" else Quantile.fit(data)
+    span = data.max() - data.min()
+    between = torch.linspace(0, 1, 997, dtype=torch.float64) * 1.2 * span + data.min() - 0.1 * span
+    asked = between.clone().requires_grad_()
+    scaler.forward(asked).sum().backward()
+    assert asked.grad is not None
+    torch.testing.assert_close(scaler.log_slope(between), asked.grad.log(), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_oracle_quantile_makes_a_normal_of_any_shape(shape: str) -> None:
+    scaled = Quantile.fit(column(shape)).forward(column(shape))
+    # Shares below three marks are those of N(0, 1), as far as ties allow; the share of a tie is split at its middle.
+    tie = float((column(shape).unique(return_counts=True)[1] / 3000).max())
+    for mark in (-1.0, 0.5, 2.0):
+        expected = 0.5 * math.erfc(-mark / math.sqrt(2))
+        assert abs(float((scaled <= mark).double().mean()) - expected) <= tie / 2 + 3 / 512
+
+
+def test_standardise_has_mean_zero_and_deviation_one() -> None:
+    scaled = fit_scaler(column("normal")).forward(column("normal"))
+    assert abs(float(scaled.mean())) < 1e-12
+    assert abs(float(scaled.std(correction=0)) - 1) < 1e-12
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_heavy_and_skewed_columns_get_ranks_so_that_no_row_lies_far_out(shape: str) -> None:
+    scaler = fit_scaler(column(shape))
+    assert isinstance(scaler, Standardise if shape == "normal" else Quantile)
+    # The largest of 3000 normals lies near 3.5; an outlier of 10⁶ standardised would lie at 54.
+    assert float(scaler.forward(column(shape)).abs().max()) < 6
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_law_json_gives_the_same_scaler(shape: str) -> None:
+    scaler = fit_scaler(column(shape))
+    again = scaler_from_json(json.loads(json.dumps(scaler.to_json())))
+    assert again == scaler
+    assert torch.equal(again.forward(column(shape)), scaler.forward(column(shape)))
+
+
+def test_two_values_are_enough() -> None:
+    data = torch.tensor([3.0, 3.0, 7.0], dtype=torch.float64)
+    for scaler in (fit_scaler(data), Quantile.fit(data)):
+        assert scaler.forward(data).isfinite().all()
+        assert scaler.log_slope(data).isfinite().all()
+
+
+def test_slopes_beyond_the_data_go_on_as_at_its_ends() -> None:
+    scaler = Quantile.fit(column("lognormal"))
+    low, high = scaler.values[0], scaler.values[-1]
+    ends = torch.tensor([low - 5, low - 1, high + 1, high + 5], dtype=torch.float64)
+    slopes = scaler.log_slope(ends)
+    assert slopes[0] == slopes[1]
+    assert slopes[2] == slopes[3]
+    first, last = (torch.tensor([a, b], dtype=torch.float64) for a, b in (scaler.values[:2], scaler.values[-2:]))
+    for pair, slope in ((first, slopes[0]), (last, slopes[3])):
+        assert float(scaler.forward(pair).diff() / pair.diff()) == pytest.approx(float(slope.exp()))

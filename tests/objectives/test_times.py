@@ -1,0 +1,110 @@
+"""Laws of the laws of t: each quantile against the distribution that it is the inverse of."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import truncnorm
+from torch import Tensor
+
+from scorefield.errors import OptionError
+from scorefield.noise import EDM, VE, VP, Cosine, Discrete, Flow, Schedule, SubVP, linear_betas
+from scorefield.objectives.times import LogNormal, LogUniform, TimeLaw, Uniform, UniformIntegers
+
+SCHEDULES: dict[str, Schedule] = {
+    "vp": VP(),
+    "subvp": SubVP(),
+    "cosine": Cosine(),
+    "edm": EDM(0.002, 80.0),
+    "ve": VE(0.01, 50.0),
+    "flow": Flow(),
+    "betas": Discrete(betas=linear_betas(100)),
+    "sigmas": Discrete(sigmas=tuple(0.01 * 1.5**k for k in range(20))),
+}
+LAWS: dict[str, TimeLaw] = {
+    "uniform": Uniform(),
+    "log-uniform": LogUniform(),
+    "log-normal": LogNormal(),
+    "narrow log-normal": LogNormal(0.5, 0.1),
+}
+SMALLEST = 2.0**-53  # of the uniforms that `Stream` gives; 1 − SMALLEST is the largest
+each_schedule = pytest.mark.parametrize("schedule", list(SCHEDULES.values()), ids=SCHEDULES)
+EVEN = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
+
+
+def log_sigma(schedule: Schedule, t: Tensor | float) -> Tensor:
+    level = schedule.at(t)
+    return (level.sigma / level.alpha).log()
+
+
+@each_schedule
+@pytest.mark.parametrize("law", LAWS)
+def test_times_grow_with_u_and_stay_within_the_range(law: str, schedule: Schedule) -> None:
+    ends = torch.tensor([SMALLEST, 1e-12, 1e-6, 0.5, 1 - 1e-6, 1 - 1e-12, 1 - SMALLEST], dtype=torch.float64)
+    t = LAWS[law].quantile(torch.cat((EVEN, ends)).sort().values, schedule)
+    assert t.dtype == torch.float64
+    assert (t.diff() >= 0).all()
+    assert (t >= schedule.t_min).all()
+    assert (t <= schedule.t_max).all()
+    assert (LAWS[law].quantile(EVEN, schedule).diff() > 0).all()
+
+
+@each_schedule
+def test_uniform_times_reach_both_ends_and_are_even(schedule: Schedule) -> None:
+    t = Uniform().quantile(EVEN, schedule)
+    assert torch.allclose(t.diff(), t.diff()[:1], rtol=1e-8)
+    ends = Uniform().quantile(torch.tensor([0.0, 1.0], dtype=torch.float64), schedule)
+    assert ends.tolist() == pytest.approx([schedule.t_min, schedule.t_max], rel=1e-12)
+
+
+@each_schedule
+def test_log_uniform_noise_is_even_in_log_sigma(schedule: Schedule) -> None:
+    values = log_sigma(schedule, LogUniform().quantile(EVEN, schedule))
+    assert torch.allclose(values.diff(), values.diff()[:1], rtol=1e-5)
+    low, high = log_sigma(schedule, schedule.t_min), log_sigma(schedule, schedule.t_max).clamp(max=10.0)
+    assert float(values[0] - low) == pytest.approx(float(high - low) / 4000, rel=1e-5)
+    assert float(high - values[-1]) == pytest.approx(float(high - low) / 4000, rel=1e-5)
+
+
+@each_schedule
+@pytest.mark.parametrize(("mean", "std"), [(-1.2, 1.2), (0.0, 3.0), (3.0, 1.0)])
+def test_log_normal_noise_is_the_truncated_normal(mean: float, std: float, schedule: Schedule) -> None:
+    low, high = (float(log_sigma(schedule, t)) for t in (schedule.t_min, schedule.t_max))
+    truth = truncnorm((low - mean) / std, (min(high, 10.0) - mean) / std, mean, std)
+    values = log_sigma(schedule, LogNormal(mean, std).quantile(EVEN, schedule))
+    # A flow ends at log σ = ∞, cut at 10, beyond which these laws hold less than 1e-3.
+    assert truth.cdf(values.numpy()) == pytest.approx(EVEN.numpy(), abs=1e-6)
+    # The midpoint rule in u errs by the tails, which hold a share 1/4000 each.
+    assert float(values.mean()) == pytest.approx(truth.mean(), abs=2e-3 * std)
+    assert float(values.std()) == pytest.approx(truth.std(), rel=1e-2)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.floats(-60, 60), st.floats(0.5, 3.0))
+def test_a_law_far_from_the_range_fills_it_all_the_same(mean: float, std: float) -> None:
+    # Far out, a normal's distribution function is 0 or 1 in float64 on one side but not on the other.
+    schedule = EDM(math.exp(-1.0), math.exp(1.0))
+    t = LogNormal(mean, std).quantile(EVEN, schedule)
+    truth = truncnorm((-1 - mean) / std, (1 - mean) / std, mean, std)
+    if min(abs(-1 - mean), abs(1 - mean)) < 36 * std:  # 37.5 deviations out, the smallest double is passed
+        assert truth.cdf(t.log().numpy()) == pytest.approx(EVEN.numpy(), abs=1e-4)
+    assert ((t >= schedule.t_min) & (t <= schedule.t_max)).all()
+
+
+@pytest.mark.parametrize("steps", [2, 7, 1000])
+def test_whole_times_are_equally_likely(steps: int) -> None:
+    schedule = Discrete(betas=linear_betas(steps))
+    u = (torch.arange(5 * steps, dtype=torch.float64) + 0.5) / (5 * steps)
+    t = UniformIntegers().quantile(u, schedule)
+    assert torch.equal(t, torch.arange(1.0, steps + 1, dtype=torch.float64).repeat_interleave(5))
+    ends = UniformIntegers().quantile(torch.tensor([SMALLEST, 1 - SMALLEST], dtype=torch.float64), schedule)
+    assert ends.tolist() == [1, steps]
+
+
+def test_whole_times_of_a_schedule_that_is_not_discrete() -> None:
+    assert UniformIntegers().quantile(EVEN, EDM(0.5, 3.9)).unique().tolist() == [1, 2, 3]
+    assert UniformIntegers().quantile(EVEN, VP()).unique().tolist() == [1]
+    with pytest.raises(OptionError, match=r"no whole time in \[0.0001, 0.9999\]: use a Discrete schedule"):
+        UniformIntegers().quantile(EVEN, Cosine())

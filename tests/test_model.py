@@ -1,0 +1,244 @@
+"""Laws of denoisers: a change of schedule changes no x0, conditions stay where they were bound, rows are apart."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from scorefield.errors import OptionError
+from scorefield.exact import Gaussian, GaussianMixture
+from scorefield.model import Denoiser, NetworkDenoiser, reschedule
+from scorefield.noise import EDM, VE, VP, Cosine, Flow, Schedule, SubVP
+from scorefield.parametrization import EPSILON, SCORE, VELOCITY, X0, Parametrization, V, edm_f
+from scorefield.randomness import Stream
+
+SIGMA_DATA = 0.6
+SCHEDULES: dict[str, Schedule] = {
+    "vp": VP(),
+    "edm": EDM(0.01, 80.0),
+    "flow": Flow(),
+    "subvp": SubVP(),
+    "cosine": Cosine(),
+    "ve": VE(0.01, 80.0),
+}
+NOTATIONS = {"x0": X0, "epsilon": EPSILON, "score": SCORE, "v": V, "velocity": VELOCITY, "F": edm_f(SIGMA_DATA)}
+SIGMAS = torch.logspace(math.log10(0.03), 1, 6, dtype=torch.float64)  # σ/α
+each_schedule = pytest.mark.parametrize("schedule", list(SCHEDULES.values()), ids=SCHEDULES)
+
+
+def normals(rows: int, *shape: int, name: str = "x") -> Tensor:
+    return Stream(0, name).normal(rows, shape, dtype=torch.float64)
+
+
+def mixture(schedule: Schedule) -> GaussianMixture:
+    covariances = torch.stack((torch.eye(2) * 0.3, torch.tensor([[0.5, 0.3], [0.3, 0.2]])))
+    return GaussianMixture(torch.tensor([0.4, 0.6]), torch.tensor([[1.0, 1.0], [-1.0, 0.5]]), covariances, schedule)
+
+
+class Small(nn.Module):
+    """A smooth map of any x, c_noise and condition, row by row, with fixed weights."""
+
+    def __init__(self, elements: int, condition_features: int = 0) -> None:
+        super().__init__()
+        inputs = elements + 1 + condition_features
+        self.weight = nn.Parameter(normals(1, elements, inputs, name="weight")[0] / math.sqrt(inputs))
+        self.seen: list[tuple[Tensor, Tensor, Tensor | None]] = []
+
+    def forward(self, x: Tensor, c_noise: Tensor, condition: Tensor | None) -> Tensor:
+        self.seen.append((x, c_noise, condition))
+        parts = [x.flatten(1), c_noise.reshape(-1, 1).expand(len(x), 1)]
+        if condition is not None:
+            parts.append(condition.expand(len(x), -1))
+        return torch.tanh(torch.cat(parts, dim=1) @ self.weight.T).reshape(x.shape)
+
+
+def network(
+    schedule: Schedule, notation: Parametrization = EPSILON, shape: tuple[int, ...] = (2,), condition: int = 0
+) -> NetworkDenoiser:
+    return NetworkDenoiser(Small(math.prod(shape), condition), schedule, notation, SIGMA_DATA, condition)
+
+
+# -- schedules --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("old", "new"), list(itertools.permutations(SCHEDULES, 2)))
+def test_a_new_schedule_reads_the_same_model(old: str, new: str) -> None:
+    schedule = SCHEDULES[new]
+    moved, expected = reschedule(mixture(SCHEDULES[old]), schedule), mixture(schedule)
+    x0, epsilon = normals(6, 2), normals(6, 2, name="noise")
+    each_time = schedule.time_of_sigma(SIGMAS)
+    for t in (each_time, each_time[2]):
+        x_t = schedule.add_noise(x0, t, epsilon)
+        found, truth = moved(x_t, t), expected(x_t, t)
+        assert torch.allclose(found.x0, truth.x0, rtol=1e-8, atol=1e-9)
+        assert torch.allclose(found.epsilon, truth.epsilon, rtol=1e-8, atol=1e-9)
+        assert torch.allclose(moved.score(x_t, t), expected.score(x_t, t), rtol=1e-8, atol=1e-9)
+        # The velocity is that of the new path, whose time runs differently.
+        assert torch.allclose(found.velocity, truth.velocity, rtol=1e-8, atol=1e-8)
+    assert moved.schedule is schedule
+    assert moved.sigma_data == expected.sigma_data
+
+
+@each_schedule
+def test_there_and_back_is_the_same_model(schedule: Schedule) -> None:
+    # No truth is needed for this: any network at all.
+    model = network(schedule)
+    again = reschedule(reschedule(model, EDM(0.01, 80.0)), schedule)
+    t = schedule.time_of_sigma(SIGMAS)
+    x_t = schedule.add_noise(normals(6, 2), t, normals(6, 2, name="noise"))
+    assert torch.allclose(again(x_t, t).x0, model(x_t, t).x0, rtol=1e-8, atol=1e-8)
+    assert torch.allclose(again(x_t, t).epsilon, model(x_t, t).epsilon, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("new", ["vp", "flow", "subvp", "cosine"])
+def test_a_network_for_f_is_the_same_model_under_any_schedule(new: str) -> None:
+    # c_in x_t, c_noise, c_skip and c_out depend on x_t/α and σ/α alone: the same weights under another schedule are the
+    # rescheduled model.
+    schedule = SCHEDULES[new]
+    plain, moved = network(schedule, NOTATIONS["F"]), reschedule(network(EDM(0.01, 80.0), NOTATIONS["F"]), schedule)
+    t = schedule.time_of_sigma(SIGMAS)
+    x_t = schedule.add_noise(normals(6, 2), t, normals(6, 2, name="noise"))
+    assert torch.allclose(plain(x_t, t).x0, moved(x_t, t).x0, rtol=1e-8, atol=1e-9)
+
+
+def test_images_and_single_precision_may_be_rescheduled() -> None:
+    moved = reschedule(network(VP(), X0, (3, 2, 2)).float(), Flow())
+    x_t = normals(4, 3, 2, 2).float()
+    estimate = moved(x_t, torch.tensor([0.1, 0.3, 0.6, 0.9]))
+    assert (estimate.x0.shape, estimate.x0.dtype) == (x_t.shape, torch.float32)
+    rows = [moved(x_t[i : i + 1], t).x0 for i, t in enumerate((0.1, 0.3, 0.6, 0.9))]
+    assert torch.allclose(torch.cat(rows), estimate.x0, atol=1e-5)
+
+
+# -- networks ---------------------------------------------------------------------------------------------------------
+
+
+@each_schedule
+@pytest.mark.parametrize("name", NOTATIONS)
+def test_what_a_network_says_agrees_with_x_t(name: str, schedule: Schedule) -> None:
+    model = network(schedule, NOTATIONS[name], (1, 2, 2))
+    t = schedule.time_of_sigma(SIGMAS)
+    x_t = schedule.add_noise(normals(6, 1, 2, 2), t, normals(6, 1, 2, 2, name="noise"))
+    estimate = model(x_t, t)
+    level = schedule.at(t, like=x_t)
+    assert torch.allclose(schedule.add_noise(estimate.x0, t, estimate.epsilon), x_t, rtol=1e-9, atol=1e-10)
+    assert torch.allclose(level.sigma * model.score(x_t, t), -estimate.epsilon, rtol=1e-9, atol=1e-10)
+    # And it is the network's own output that was read.
+    said = model.network(*model.network.seen[0])
+    assert torch.allclose(NOTATIONS[name].of(estimate.x0, estimate.epsilon, level), said, rtol=1e-7, atol=1e-8)
+
+
+@each_schedule
+def test_a_network_sees_unit_variance_and_only_the_signal_to_noise_ratio(schedule: Schedule) -> None:
+    model = network(schedule)
+    t = schedule.time_of_sigma(SIGMAS)
+    # The root mean square of α x0 + σ ε is that of the two unit vectors' images under the scaling.
+    clean = SIGMA_DATA * torch.tensor([[1.0, 0.0]], dtype=torch.float64).expand(6, 2)
+    noise = torch.tensor([[0.0, 1.0]], dtype=torch.float64).expand(6, 2)
+    model(schedule.add_noise(clean, t, noise), t)
+    seen, c_noise, condition = model.network.seen[0]
+    assert torch.allclose(seen.square().sum(1), torch.ones(6, dtype=torch.float64), rtol=1e-10)
+    assert torch.allclose(c_noise, SIGMAS.log() / 4, rtol=1e-9)  # Karras et al. 2022, Table 1
+    assert condition is None
+
+
+@each_schedule
+def test_one_time_for_all_is_that_time_for_each(schedule: Schedule) -> None:
+    model, x_t = network(schedule, V), normals(5, 2)
+    t = float(schedule.time_of_sigma(0.5))
+    one, each = model(x_t, t), model(x_t, torch.full((5,), t, dtype=torch.float64))
+    assert torch.allclose(one.x0, each.x0, rtol=1e-12)
+    assert torch.allclose(one.epsilon, each.epsilon, rtol=1e-12)
+
+
+@pytest.mark.parametrize("condition", [0, 3])
+def test_rows_know_nothing_of_their_neighbours(condition: int) -> None:
+    model = network(VP(), EPSILON, condition=condition)
+    x_t, t, c = normals(6, 2), SIGMAS / 20, normals(6, 3, name="condition")
+    bound = model.given(c) if condition else model
+    expected = bound(x_t, t).x0
+    for others in (1e3, math.nan):
+        disturbed, disturbed_c = torch.full_like(x_t, others), torch.full_like(c, others)
+        disturbed[2], disturbed_c[2] = x_t[2], c[2]
+        bound = model.given(disturbed_c) if condition else model
+        assert torch.allclose(bound(disturbed, t).x0[2], expected[2], rtol=1e-12)
+
+
+def test_a_network_in_half_precision_answers_in_the_type_of_x() -> None:
+    class Half(Small):
+        def forward(self, x: Tensor, c_noise: Tensor, condition: Tensor | None) -> Tensor:
+            return super().forward(x.double(), c_noise.double(), condition).bfloat16()
+
+    estimate = NetworkDenoiser(Half(2), VP(), EPSILON, 1.0)(normals(4, 2).float(), 0.3)
+    assert (estimate.x0.dtype, estimate.epsilon.dtype) == (torch.float32, torch.float32)
+
+
+# -- conditions -------------------------------------------------------------------------------------------------------
+
+
+def test_a_condition_is_bound_to_the_copy_alone() -> None:
+    model = network(EDM(0.01, 80.0), condition=3)
+    x_t, c = normals(4, 2), normals(4, 3, name="condition")
+    one, two = model.given(c), model.given(-c)
+    first, second = one(x_t, 0.5).x0, two(x_t, 0.5).x0
+    assert (first - second).abs().max() > 1e-3  # the condition is heard
+    assert torch.equal(one(x_t, 0.5).x0, first)  # and not forgotten for a later one
+    assert torch.equal(one.given(-c)(x_t, 0.5).x0, second)
+    assert model.condition is None
+    with pytest.raises(OptionError, match="bind a condition with `given` first"):
+        model(x_t, 0.5)
+
+
+def test_bound_copies_share_their_weights_with_the_original() -> None:
+    model = network(EDM(0.01, 80.0), condition=3)
+    bound = model.given(normals(1, 3, name="condition"))
+    x_t = normals(4, 2)
+    before = bound(x_t, 0.5).x0
+    with torch.no_grad():
+        model.network.weight.mul_(2)
+    assert bound.network is model.network
+    assert [*map(id, bound.parameters())] == [*map(id, model.parameters())]
+    assert (bound(x_t, 0.5).x0 - before).abs().max() > 1e-3
+    bound(x_t, 0.5).x0.sum().backward()
+    assert model.network.weight.grad.abs().max() > 0
+    assert "condition" not in bound.state_dict()
+    assert bound.state_dict().keys() == model.state_dict().keys()
+
+
+def test_one_condition_serves_all_rows() -> None:
+    model, x_t, c = network(VP(), condition=3), normals(4, 2), normals(1, 3, name="condition")
+    assert torch.allclose(model.given(c)(x_t, 0.3).x0, model.given(c.expand(4, 3))(x_t, 0.3).x0, rtol=1e-12)
+
+
+def test_a_rescheduled_model_takes_a_condition_too() -> None:
+    model, c = network(EDM(0.01, 80.0), NOTATIONS["F"], condition=3), normals(4, 3, name="condition")
+    moved = reschedule(model, VP())
+    t = VP().time_of_sigma(0.5)
+    x_t = VP().add_noise(normals(4, 2), t, normals(4, 2, name="noise"))
+    expected = model.given(c)(x_t / VP().at(t).alpha, 0.5).x0
+    assert torch.allclose(moved.given(c)(x_t, t).x0, expected, rtol=1e-9)
+    with pytest.raises(OptionError, match="bind a condition"):
+        moved(x_t, t)
+
+
+@pytest.mark.parametrize("shape", [(4, 2), (4, 4), (3,), (4, 3, 1)])
+def test_a_condition_of_the_wrong_shape_is_refused(shape: tuple[int, ...]) -> None:
+    for model in (network(VP(), condition=3), reschedule(network(VP(), condition=3), EDM(0.01, 80.0))):
+        with pytest.raises(OptionError, match=r"shape \(B, 3\), got \(" + ", ".join(map(str, shape))):
+            model.given(torch.zeros(shape))
+
+
+def test_an_unconditional_model_refuses_every_condition() -> None:
+    for shape in ((4, 2), (4, 0), (1,)):
+        with pytest.raises(OptionError, match="condition"):
+            network(VP()).given(torch.zeros(shape))
+    for model in (Denoiser(), reschedule(Gaussian(torch.zeros(2), torch.eye(2)), VP())):
+        with pytest.raises(OptionError, match="takes no condition"):
+            model.given(torch.zeros(4, 2))
+
+
+def test_a_denoiser_without_a_forward_says_so() -> None:
+    with pytest.raises(NotImplementedError):
+        Denoiser()(torch.zeros(1, 2), 0.5)
