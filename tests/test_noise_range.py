@@ -53,14 +53,17 @@ def test_points_that_can_be_measured_by_hand() -> None:
     # All ten coordinates 0 0 1 0 0 1 1 1 5 1: mean 1, mean square 3.
     assert found.sigma_data == pytest.approx(math.sqrt(3 - 1), rel=1e-6)
     assert found.sigma_max == found.largest_distance
-    assert found.sigma_min == pytest.approx(0.2 * math.sqrt(2), rel=1e-6)  # half of 1/√2 would be above 0.2 σ_data
-    assert "kept at 0.2 σ_data" in found.reason
+    assert found.sigma_min == pytest.approx(0.02 * math.sqrt(2), rel=1e-6)  # half of 1/√2 would be above 0.02 σ_data
+    assert "kept at 0.02 σ_data" in found.reason
 
 
 def test_sigma_min_is_half_the_nearest_distance_per_element() -> None:
-    # A regular lattice of 900 points with step 1: every nearest neighbour is at 1, so σ_min = 1/(2√2).
+    # Two lattices of 450 points with step 1, far apart so that the share of σ_data does not bind: every nearest
+    # neighbour is at 1, so σ_min = 1/(2√2).
     axis = torch.arange(30.0)
-    found = measure_noise_range(torch.cartesian_prod(axis, axis))
+    points = torch.cartesian_prod(axis, axis)
+    points[450:] += 60
+    found = measure_noise_range(points)
     assert found.nearest_distance == pytest.approx(1, rel=1e-6)
     assert found.sigma_min == pytest.approx(1 / math.sqrt(8), rel=1e-6)
     assert found.largest_distance == pytest.approx(29 * math.sqrt(2), rel=1e-6)
@@ -152,7 +155,7 @@ def test_one_row_that_differs_among_copies_is_a_distribution(rows: int, dimensio
     found = measure_noise_range(x)
     assert all(0 < length < math.inf for length in lengths(found)[:-1])
     assert found.largest_distance == pytest.approx(math.sqrt(dimension), rel=1e-3)
-    assert found.sigma_min <= 0.2 * found.sigma_data * (1 + 1e-9)
+    assert found.sigma_min <= 0.02 * found.sigma_data * (1 + 1e-9)
 
 
 def test_values_on_a_grid_have_its_rounding_error_already() -> None:

@@ -18,6 +18,8 @@ from scorefield.recipes import NetworkSettings, NoiseSettings, Recipe
 from scorefield.samplers import presets
 from scorefield.samplers.presets import Sampler
 
+_LARGEST_SIGMA = 1e4  # σ/α at which a flow ends
+
 
 def build_model(recipe: Recipe, shape: tuple[int, ...], condition_features: int, seed: int) -> NetworkDenoiser:
     """An untrained denoiser.
@@ -62,7 +64,8 @@ def build_schedule(noise: NoiseSettings) -> Schedule:
         case "cosine":
             return Cosine(t_min=float(Cosine().time_of_sigma(low)))
         case "flow":
-            return Flow(t_min=float(Flow().time_of_sigma(low)))
+            # At t = 1 nothing of the data is left, and a network has no input for σ/α = ∞.
+            return Flow(t_min=float(Flow().time_of_sigma(low)), t_max=float(Flow().time_of_sigma(_LARGEST_SIGMA)))
 
 
 def build_objective(recipe: Recipe) -> ScoreMatching:
@@ -72,8 +75,10 @@ def build_objective(recipe: Recipe) -> ScoreMatching:
     criterion = Denoising(_parametrization(settings.loss, _known(recipe.noise.sigma_data)))
     laws: dict[str, TimeLaw] = {"uniform": Uniform(), "levels": UniformIntegers(), "log_uniform": LogUniform()}
     times = laws.get(settings.times or "") or LogNormal(_known(settings.times_mean), _known(settings.times_std))
-    # Refuses, before training, a law that the schedule has not.
-    times.quantile(torch.tensor([0.5], dtype=torch.float64), build_schedule(recipe.noise))
+    if settings.times == "levels" and recipe.noise.schedule not in ("ddpm", "ncsn"):
+        raise OptionError(
+            f"objective.times=levels needs a noise.schedule of levels, ddpm or ncsn, this one is {recipe.noise.schedule}"
+        )
     return ScoreMatching(times, criterion, weight)
 
 
@@ -114,14 +119,17 @@ def _network(settings: NetworkSettings, shape: tuple[int, ...], condition_featur
     lengths = {len(part or ()) for part in (settings.channels, settings.blocks, settings.attention)}
     if len(lengths) != 1:
         raise OptionError("network.channels, blocks and attention need one entry for each resolution")
-    return UNet(
-        shape[0],
-        channels=settings.channels or (),
-        blocks=settings.blocks or (),
-        attention=settings.attention or (),
-        patch=settings.patch or 1,
-        condition_features=condition_features,
-    )
+    try:
+        return UNet(
+            shape[0],
+            channels=settings.channels or (),
+            blocks=settings.blocks or (),
+            attention=settings.attention or (),
+            patch=settings.patch or 1,
+            condition_features=condition_features,
+        )
+    except ValueError as error:
+        raise OptionError(f"network.channels={settings.channels}: {error}") from error
 
 
 def _parametrization(name: str, sigma_data: float) -> Parametrization:

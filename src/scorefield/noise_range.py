@@ -27,7 +27,8 @@ LARGEST_RATIO = 1.6  # NCSN's own ten levels from 1 to 0.01 (Song & Ermon 2019)
 _EXACT_ROWS = 4000  # up to this many rows every pair is measured
 _CHUNK = 512
 _SMALLEST_SHARE = 3.5e-3  # σ_min is kept between these shares of σ_data; EDM's 0.002 is 0.004 σ_data
-_LARGEST_SHARE = 0.2
+_LARGEST_SHARE = 0.02  # in many dimensions neighbours are far apart, and finer structure lies along few directions
+_COARSEST_GRID = 0.2
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ def measure_noise_range(x: Tensor, *, resolution: float | None = None, seed: int
         nearest *= (len(looked_at) / n) ** (1 / dimension)
         sigma_min = nearest / (2 * math.sqrt(dimension))
         reason = f"σ_min is half the median distance of nearest neighbours, {nearest:.4g}, per element"
-    low, high = _SMALLEST_SHARE * sigma_data, _LARGEST_SHARE * sigma_data
+    low = _SMALLEST_SHARE * sigma_data
+    high = (_LARGEST_SHARE if resolution is None else _COARSEST_GRID) * sigma_data
     if not low <= sigma_min <= high:
         sigma_min = min(max(sigma_min, low), high)
         reason += f", kept at {sigma_min / sigma_data:g} σ_data"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from scorefield.errors import OptionError
 from scorefield.noise_range import NoiseRange
 from scorefield.recipes import (
     NetworkSettings,
@@ -109,6 +110,8 @@ def _network(given: NetworkSettings, facts: DataFacts, said: list[str]) -> Netwo
         width, depth = given.width or _vector_size(facts.rows).width, given.depth or 4
         said.append(f"network: mlp, {depth} hidden layers of {width}")
         return given.model_copy(update={"kind": kind, "width": width, "depth": depth})
+    if len(facts.shape) != 3:
+        raise OptionError(f"network.kind=unet needs rows of shape (C, H, W), these have {facts.shape}: use mlp")
     chosen = _unet(facts)
     network = given.model_copy(
         update={name: value for name, value in chosen.items() if getattr(given, name) is None} | {"kind": kind}

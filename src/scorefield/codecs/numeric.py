@@ -119,4 +119,5 @@ def decimals_of(values: np.ndarray) -> int | None:
 def _on_grid(values: np.ndarray, decimals: int) -> bool:
     # float32 keeps seven digits: 5.1 read as float32 is 5.0999999.
     tolerance = 1e-6 if values.dtype.itemsize < 8 else 1e-12
+    values = values.astype(np.float64, copy=False)
     return bool(np.allclose(np.round(values, decimals), values, rtol=tolerance, atol=0))

@@ -60,7 +60,7 @@ class LogUniform:
 
     def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
         low, high = _log_sigma_range(schedule)
-        return schedule.time_of_sigma(torch.exp(low + u * (high - low)))
+        return schedule.time_of_sigma(torch.exp(low + u * (high - low))).clamp(schedule.t_min, schedule.t_max)
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,15 @@ class LogNormal:
     std: float = 1.2
 
     def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
-        low, high = (torch.special.ndtr((edge - self.mean) / self.std) for edge in _log_sigma_range(schedule))
-        z = torch.special.ndtri(low + u * (high - low))
+        low, high = ((edge - self.mean) / self.std for edge in _log_sigma_range(schedule))
+        # Shares are counted from the nearer tail: from the other they round to one, and the range to nothing.
+        side = -1.0 if low + high > 0 else 1.0
+        first, last = (torch.special.log_ndtr(side * edge).exp() for edge in (low, high))
+        z = side * torch.special.ndtri(first + u * (last - first))
         return schedule.time_of_sigma(torch.exp(self.mean + self.std * z)).clamp(schedule.t_min, schedule.t_max)
 
 
 def _log_sigma_range(schedule: Schedule) -> tuple[Tensor, Tensor]:
     """log σ/α at t_min and t_max; a schedule that ends without any data is cut at σ/α = e¹⁰."""
     low, high = (-schedule.at(t).log_snr / 2 for t in (schedule.t_min, schedule.t_max))
-    return low, high.clamp(max=10.0)
+    return low, high.clamp(max=10.0) if high.isinf() else high

@@ -12,7 +12,7 @@ from scorefield.noise import Schedule
 
 Grid = Callable[[Schedule, int], Tensor]
 
-_LARGEST_SIGMA = 1e4  # a flow starts at σ/α = ∞, from where no even spacing of it exists
+_LARGEST_SIGMA = 1e4  # for a flow, which starts at σ/α = ∞, from where no even spacing of it exists
 
 
 def uniform(schedule: Schedule, steps: int) -> Tensor:
@@ -42,13 +42,14 @@ def _sigmas(schedule: Schedule, steps: int) -> tuple[Tensor, Tensor]:
     _check_steps(steps)
     edges = [schedule.at(t) for t in (schedule.t_max, schedule.t_min)]
     high, low = (level.sigma / level.alpha for level in edges)
-    return high.clamp(max=_LARGEST_SIGMA), low
+    return high.clamp(max=_LARGEST_SIGMA) if high.isinf() else high, low
 
 
 def _times(schedule: Schedule, sigmas: Tensor) -> Tensor:
     times = schedule.time_of_sigma(sigmas)
     # The ends are meant exactly, not to the rounding of the inverse.
-    times[0] = min(times[0].item(), schedule.t_max) if sigmas[0] >= _LARGEST_SIGMA else schedule.t_max
+    if schedule.at(schedule.t_max).alpha > 0:
+        times[0] = schedule.t_max
     times[-1] = schedule.t_min
     return times
 

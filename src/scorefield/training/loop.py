@@ -105,7 +105,8 @@ class Trainer:
             start = time.perf_counter()
             loss, norm, rate = self._update()
             self.seconds += time.perf_counter() - start
-            yield Step(self.number, loss, norm, rate, self.share(), self.seconds, self._evaluate())
+            held_out = self._evaluate()  # takes seconds too, which may end the budget
+            yield Step(self.number, loss, norm, rate, self.share(), self.seconds, held_out)
 
     def best(self) -> Denoiser:
         """The averaged model as it is now, or at its best held-out loss if that has risen since, beyond chance.
@@ -182,7 +183,7 @@ class Trainer:
             for i in bad
         ]
         raise TrainingError(
-            f"step {self.number + 1}: loss {float(loss):g}, gradient norm {float(norm):g}; "
+            f"step {self.number + 1}: loss {loss.item():g}, gradient norm {norm.item():g}; "
             f"(row, t) of losses that are not finite: {where or 'none, the gradient alone'}; "
             "a smaller --set training.learning_rate or training.precision=float32 may help"
         )

@@ -1,0 +1,176 @@
+"""Conditions: there and back with their types, drawn as they occurred together, unseen categories refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from scorefield.codecs.condition import ConditionCodec, ConditionColumn
+from scorefield.errors import DataError, OptionError
+
+ROWS = 4000
+
+
+def weather(rows: int = ROWS) -> dict[str, np.ndarray]:
+    """Kinds and months of which four of six combinations occur, and a number that depends on the kind."""
+    random = np.random.default_rng(0)
+    pairs = [("rain", 1), ("rain", 2), ("sun", 2), ("snow", 1)]
+    chosen = random.choice(4, rows, p=[0.4, 0.3, 0.2, 0.1])
+    kind = np.array([pairs[c][0] for c in chosen], dtype=object)
+    month = np.array([pairs[c][1] for c in chosen], dtype=np.int32)
+    heat = np.round(10.0 * (kind == "sun") + random.normal(size=rows), 1)
+    return {"kind": kind, "month": month, "heat": heat}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.array(["b", "a", "a", "ü,\n"], dtype=object),
+        np.array(["b", "a", "a", "c"]),
+        np.array([3, 1, 1, -2], dtype=np.int8),
+        np.array([3, 1, 1, 2], dtype=np.uint64),
+        np.array([True, False, True, True]),
+        np.array([0.5, 5.1, -3.25, 0.5], dtype=np.float32),
+        np.array([0.5, 5.1, -3.25, 0.5]),
+        np.arange(1000, dtype=np.int32),
+    ],
+    ids=lambda values: f"{values.dtype}-{len(values)}",
+)
+def test_law_values_and_types_come_back_also_after_json(values: np.ndarray) -> None:
+    codec = ConditionCodec.fit({"c": values})
+    again = ConditionCodec.from_json(json.loads(json.dumps(codec.to_json())), codec.seen)
+    assert again.columns == codec.columns
+    back = again.decode(again.encode({"c": values}))["c"]
+    assert back.tolist() == values.tolist()
+    if values.dtype.kind not in "OU":
+        assert back.dtype == values.dtype
+
+
+def test_several_columns_share_a_row_in_their_order() -> None:
+    values = weather()
+    codec = ConditionCodec.fit(values)
+    encoded = codec.encode(values)
+    assert encoded.shape == (ROWS, codec.features)
+    assert codec.features == 3 + 2 + 1
+    for name, column in codec.decode(encoded).items():
+        assert column.tolist() == values[name].tolist()
+
+
+def test_numbers_are_standardised_and_categories_are_one_hot() -> None:
+    values = weather()
+    encoded = ConditionCodec.fit(values).encode(values)
+    assert set(encoded[:, :5].unique().tolist()) == {0.0, 1.0}
+    assert (encoded[:, :3].sum(1) == 1).all()
+    assert abs(float(encoded[:, 5].mean())) < 1e-5
+    assert abs(float(encoded[:, 5].std(correction=0)) - 1) < 1e-5
+
+
+def test_law_nothing_given_draws_only_combinations_that_occurred() -> None:
+    values = weather()
+    codec = ConditionCodec.fit(values)
+    drawn = codec.draw(range(3000), {}, seed=1)
+    seen = {tuple(row) for row in codec.encode(values).tolist()}
+    assert {tuple(row) for row in drawn.tolist()} <= seen
+
+
+def test_statistics_combinations_come_as_often_as_in_training() -> None:
+    """Four shares within 4 standard errors, a false alarm in 4000; drawing each column alone misses by twenty."""
+    values = weather()
+    codec = ConditionCodec.fit(values)
+    drawn = codec.decode(codec.draw(range(ROWS), {}, seed=2))
+
+    def worst(kind: np.ndarray, month: np.ndarray) -> float:
+        errors = []
+        for pair in {(k, int(m)) for k, m in zip(values["kind"], values["month"], strict=True)}:
+            share = float(((values["kind"] == pair[0]) & (values["month"] == pair[1])).mean())
+            found = float(((kind == pair[0]) & (month == pair[1])).mean())
+            errors.append(abs(found - share) / (share * (1 - share) / ROWS) ** 0.5)
+        return max(errors)
+
+    assert worst(drawn["kind"], drawn["month"]) < 4
+    alone = np.random.default_rng(0).permutation(drawn["month"])  # the planted bug: columns drawn one by one
+    assert worst(drawn["kind"], alone) > 10
+
+
+def test_what_is_given_holds_and_the_rest_agrees_with_it() -> None:
+    codec = ConditionCodec.fit(weather())
+    drawn = codec.decode(codec.draw(range(500), {"kind": "sun"}, seed=0))
+    assert set(drawn["kind"]) == {"sun"}
+    assert set(drawn["month"].tolist()) == {2}
+    assert drawn["heat"].min() > 5  # the sun's heat is 10 ± 1, that of the others 0 ± 1
+    both = codec.decode(codec.draw(range(500), {"month": "1", "heat": 4.5}, seed=0))
+    assert set(both["month"].tolist()) == {1}
+    assert set(both["heat"].tolist()) == {4.5}
+    assert set(both["kind"]) == {"rain", "snow"}
+
+
+def test_a_combination_that_never_occurred_is_drawn_when_asked_for() -> None:
+    codec = ConditionCodec.fit(weather())
+    drawn = codec.decode(codec.draw(range(50), {"kind": "snow", "month": 2}, seed=0))
+    assert set(drawn["kind"]) == {"snow"}
+    assert set(drawn["month"].tolist()) == {2}
+
+
+def test_law_row_i_is_the_same_in_any_chunk() -> None:
+    codec = ConditionCodec.fit(weather())
+    whole = codec.draw(range(100), {"kind": "rain"}, seed=3)
+    parts = [codec.draw(range(a, b), {"kind": "rain"}, seed=3) for a, b in ((0, 7), (7, 64), (64, 100))]
+    assert torch.equal(torch.cat(parts), whole)
+    assert not torch.equal(codec.draw(range(100), {"kind": "rain"}, seed=4), whole)
+
+
+# -- faults -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_unseen_category_lists_the_known_ones_and_suggests_one() -> None:
+    codec = ConditionCodec.fit(weather())
+    with pytest.raises(OptionError) as refused:
+        codec.draw(range(2), {"kind": "snwo"}, seed=0)
+    message = str(refused.value)
+    assert "'kind' was never 'snwo'" in message
+    assert "rain, snow, sun" in message
+    assert "did you mean 'snow'" in message
+    with pytest.raises(OptionError, match=r"known are: 1, 2"):
+        codec.draw(range(2), {"month": 7}, seed=0)
+
+
+def test_unknown_names_and_values_that_are_no_numbers_are_refused() -> None:
+    codec = ConditionCodec.fit(weather())
+    with pytest.raises(OptionError, match=r"not conditioned on 'knid'.*'kind'"):
+        codec.draw(range(2), {"knid": "rain"}, seed=0)
+    with pytest.raises(OptionError, match="'heat' is a number.*warm"):
+        codec.draw(range(2), {"heat": "warm"}, seed=0)
+    for value in ("nan", float("inf")):
+        with pytest.raises(OptionError, match="'heat' must be finite"):
+            codec.draw(range(2), {"heat": value}, seed=0)
+    with pytest.raises(OptionError, match=r"\['month', 'heat'\]"):
+        codec.encode({"kind": ["rain"]})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.array(["a", "a"], dtype=object), r"'c' is constant \(a\)"),
+        (np.array([2, 2]), "'c' is constant"),
+        (np.array([2.0, 2.0]), "'c' is constant"),
+        (np.array([True, True]), "'c' is constant"),
+        (np.array(["a", None], dtype=object), "'c' has missing values"),
+        (np.array([1.0, np.nan, 2.0]), "'c' must be finite, found nan in data row 2"),
+        (np.array([1.0, 2.0, -np.inf]), "'c' must be finite, found -inf in data row 3"),
+        (np.array([f"id{i}" for i in range(500)]), "'c' has 500 different values in 500 rows"),
+        (np.array(["2020-01-01", "2020-01-02"], dtype="datetime64[s]"), r"'c' holds datetime64\[s\]"),
+    ],
+)
+def test_columns_that_tell_nothing_are_refused_by_name(values: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        ConditionColumn.fit("c", values)
+
+
+def test_a_category_seen_once_is_known() -> None:
+    kind = np.array(["common"] * 999 + ["once"], dtype=object)
+    codec = ConditionCodec.fit({"kind": kind})
+    assert set(codec.decode(codec.draw(range(20), {"kind": "once"}, seed=0))["kind"]) == {"once"}

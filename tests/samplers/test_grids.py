@@ -1,0 +1,93 @@
+"""Laws of the grids: both ends exact, falling, and evenly spaced in what their papers say."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from scorefield.errors import SamplingError
+from scorefield.noise import EDM, VE, VP, Cosine, Discrete, Flow, Schedule, SubVP, linear_betas
+from scorefield.samplers import grids
+
+SCHEDULES: dict[str, Schedule] = {
+    "vp": VP(),
+    "subvp": SubVP(),
+    "cosine": Cosine(),
+    "edm": EDM(0.002, 80.0),
+    "edm in large units": EDM(2e3, 8e7),
+    "ve": VE(0.01, 50.0),
+    "flow": Flow(),
+    "flow that stops before its end": Flow(t_max=0.99),
+    "betas": Discrete(betas=linear_betas()),
+    "sigmas": Discrete(sigmas=tuple(0.01 * 1.5**k for k in range(20))),
+}
+GRIDS: dict[str, grids.Grid] = {"uniform": grids.uniform, "geometric": grids.geometric, "karras": grids.karras}
+each_schedule = pytest.mark.parametrize("schedule", list(SCHEDULES.values()), ids=SCHEDULES)
+each_grid = pytest.mark.parametrize("grid", list(GRIDS.values()), ids=GRIDS)
+
+
+def sigmas(schedule: Schedule, times: Tensor) -> Tensor:
+    level = schedule.at(times)
+    return level.sigma / level.alpha
+
+
+@each_schedule
+@each_grid
+@pytest.mark.parametrize("steps", [2, 3, 18, 1000])
+def test_a_grid_falls_from_the_last_time_to_the_first_exactly(grid: grids.Grid, schedule: Schedule, steps: int) -> None:
+    times = grid(schedule, steps)
+    assert (times.shape, times.dtype) == ((steps,), torch.float64)
+    assert (times.diff() < 0).all()
+    assert times[-1] == schedule.t_min
+    if schedule.at(schedule.t_max).alpha > 0 or grid is grids.uniform:
+        assert times[0] == schedule.t_max
+    else:  # σ/α is infinite at the end of a flow: even spacing begins a little below
+        assert schedule.t_max - 2e-4 < times[0] <= schedule.t_max
+
+
+@each_schedule
+@pytest.mark.parametrize("steps", [3, 40])
+def test_levels_are_evenly_spaced_in_what_the_grid_says(schedule: Schedule, steps: int) -> None:
+    # Karras et al. 2022, Eq. 5: σ^{1/ρ} with ρ = 7.
+    for grid, scale in (
+        (grids.uniform, lambda times: times),
+        (grids.geometric, lambda times: sigmas(schedule, times).log()),
+        (grids.karras, lambda times: sigmas(schedule, times) ** (1 / 7)),
+        (lambda a, b: grids.karras(a, b, rho=3.0), lambda times: sigmas(schedule, times) ** (1 / 3)),
+    ):
+        gaps = scale(grid(schedule, steps)).diff()
+        assert torch.allclose(gaps, gaps.mean().expand(steps - 1), rtol=1e-4)
+
+
+def test_the_grid_of_edm_has_the_published_middle() -> None:
+    # Of three levels the middle one is ((80^{1/7} + 0.002^{1/7})/2)^7 = 2.515.
+    middle = float(grids.karras(EDM(0.002, 80.0), 3)[1])
+    assert middle ** (1 / 7) == pytest.approx((80 ** (1 / 7) + 0.002 ** (1 / 7)) / 2, rel=1e-12)
+    assert middle == pytest.approx(2.515, abs=5e-4)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(2, 60), st.integers(2, 120))
+def test_levels_are_whole_and_different(count: int, steps: int) -> None:
+    schedule = Discrete(betas=linear_betas(count))
+    times = grids.levels(schedule, steps)
+    assert torch.equal(times, times.round())
+    assert (times.diff() < 0).all()
+    assert (times[0], times[-1]) == (count, 1)
+    assert len(times) == min(steps, count) or count / 2 < steps < 2 * count
+    if steps >= 2 * count:
+        assert times.tolist() == list(range(count, 0, -1))
+    assert times.diff().abs().max() <= -(-(count - 1) // (steps - 1)) + 1
+
+
+def test_all_levels_of_a_table() -> None:
+    assert grids.levels(Discrete(betas=linear_betas()), 1000).tolist() == list(range(1000, 0, -1))
+
+
+@each_grid
+@pytest.mark.parametrize("steps", [1, 0, -3])
+def test_fewer_than_two_steps_are_refused(grid: grids.Grid, steps: int) -> None:
+    for ask in (grid, grids.levels):
+        with pytest.raises(SamplingError, match=f"at least 2 steps, got {steps}"):
+            ask(Discrete(betas=linear_betas(10)), steps)

@@ -1,0 +1,161 @@
+"""From a complete recipe to objects: every preset and schedule builds, learns and samples; JSON builds the same."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from scorefield.build import build_model, build_objective, build_sampler, build_schedule
+from scorefield.errors import OptionError
+from scorefield.model import NetworkDenoiser
+from scorefield.noise_range import measure_noise_range
+from scorefield.overrides import override
+from scorefield.randomness import Stream
+from scorefield.recipes import PRESETS, Recipe, plain
+from scorefield.resolve import DataFacts, resolve
+
+SHAPES = {"table": (3,), "image": (1, 8, 8)}
+SCHEDULES = ("edm", "ve", "vp", "subvp", "cosine", "flow", "ddpm", "ncsn")
+SMALL = {
+    "table": ["network.width=16", "network.depth=2"],
+    "image": ["network.channels=32,32", "network.blocks=1,1", "network.attention=false,true"],
+}
+
+
+def complete(recipe: Recipe, shape: tuple[int, ...], settings: list[str] | None = None) -> Recipe:
+    kind = "image" if len(shape) == 3 else "table"
+    x = Stream(0, "test").normal(60, shape)
+    small = override(recipe, ["training.precision=float32", *SMALL[kind], *(settings or [])])
+    return resolve(small, DataFacts(shape, 60, measure_noise_range(x), torch.device("cpu")))[0]
+
+
+def losses(recipe: Recipe, model: NetworkDenoiser, shape: tuple[int, ...]) -> torch.Tensor:
+    x0, epsilon = Stream(1, "x0").normal(12, shape), Stream(1, "epsilon").normal(12, shape)
+    return build_objective(recipe)(model, x0, epsilon, torch.linspace(0.01, 0.99, 12, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_learns_and_samples(name: str, kind: str) -> None:
+    shape = SHAPES[kind]
+    recipe = complete(PRESETS[name](), shape)
+    model = build_model(recipe, shape, 0, seed=0)
+    loss = losses(recipe, model, shape)
+    assert loss.shape == (12,)
+    assert (loss > 0).all()
+    loss.mean().backward()
+    assert any(bool(p.grad is not None and p.grad.any()) for p in model.parameters())
+    steps = None if recipe.sampler.name == "langevin" and kind == "table" else 4
+    drawn = build_sampler(recipe, steps=steps)(model.eval(), 5, shape, seed=0)
+    assert drawn.shape == (5, *shape)
+    assert drawn.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("name", PRESETS)
+def test_law_json_builds_the_same_objects(name: str, kind: str) -> None:
+    shape = SHAPES[kind]
+    recipe = complete(PRESETS[name](), shape)
+    again = Recipe.model_validate(json.loads(json.dumps(plain(recipe))))
+    assert build_schedule(again.noise) == build_schedule(recipe.noise)
+    assert build_sampler(again).name == build_sampler(recipe).name
+    first, second = build_model(recipe, shape, 2, seed=5), build_model(again, shape, 2, seed=5)
+    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+    condition = torch.tensor([[1.0, 0.0]])
+    assert torch.equal(
+        losses(recipe, first.given(condition), shape), losses(again, second.given(condition), shape)
+    )
+    draw = [
+        build_sampler(r, steps=3)(m.given(condition).eval(), 4, shape, seed=1)
+        for r, m in ((recipe, first), (again, second))
+    ]
+    assert torch.equal(*draw)
+
+
+@pytest.mark.parametrize("times", ["uniform", "log_uniform", "log_normal"])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("prediction", ["x0", "epsilon", "score", "v", "velocity", "F"])
+def test_every_schedule_with_every_prediction_and_law(schedule: str, prediction: str, times: str) -> None:
+    settings = [
+        f"noise.schedule={schedule}",
+        f"objective.prediction={prediction}",
+        f"objective.loss={prediction}",
+        f"objective.times={times}",
+    ]
+    recipe = complete(Recipe(), (3,), settings)
+    model = build_model(recipe, (3,), 0, seed=0)
+    assert losses(recipe, model, (3,)).isfinite().all()
+    for sampler in ("heun", "ddim", "ddpm"):
+        assert build_sampler(recipe, sampler, 4)(model.eval(), 3, (3,), seed=0).isfinite().all()
+
+
+def test_the_seed_decides_the_first_weights_and_nothing_outside_changes() -> None:
+    recipe = complete(Recipe(), (3,))
+    before = torch.random.get_rng_state()
+    first, same, other = (build_model(recipe, (3,), 0, seed=seed).state_dict() for seed in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize("name", ["ddpm", "ddim", "ancestral", "euler", "heun", "langevin"])
+def test_every_sampler_by_name_with_its_own_or_other_steps(name: str) -> None:
+    recipe = complete(Recipe(), (3,))
+    assert build_sampler(recipe, name).name == name
+    assert build_sampler(recipe, name, 7).steps == 7
+    # The steps of the recipe belong to its own sampler alone.
+    fixed = override(recipe, ["sampler.steps=5", "sampler.name=heun"])
+    assert (build_sampler(fixed, name).steps == 5) == (name == "heun")
+
+
+# -- faults -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(("low", "high"), [(2.0, 1.0), (1.0, 1.0)])
+def test_a_range_upside_down_is_refused_under_every_schedule(schedule: str, low: float, high: float) -> None:
+    settings = [f"noise.sigma_min={low}", f"noise.sigma_max={high}", f"noise.schedule={schedule}"]
+    recipe = complete(Recipe(), (3,), settings)
+    with pytest.raises(OptionError, match=f"sigma_min {low:g} must lie below noise.sigma_max {high:g}"):
+        build_model(recipe, (3,), 0, seed=0)
+
+
+@pytest.mark.parametrize("shape", [(3,), (4, 5)])
+def test_a_unet_on_rows_that_are_no_images_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(OptionError, match=r"unet needs rows of shape \(C, H, W\).*use mlp"):
+        complete(Recipe(), shape, ["network.kind=unet"])
+    with pytest.raises(OptionError, match=r"unet needs rows of shape \(C, H, W\).*use mlp"):
+        build_model(complete(Recipe(), (1, 8, 8)), shape, 0, seed=0)
+
+
+def test_a_unet_with_parts_of_unequal_length_is_refused() -> None:
+    recipe = complete(Recipe(), (1, 8, 8), [])
+    with pytest.raises(OptionError, match="one entry for each resolution"):
+        build_model(override(recipe, ["network.channels=32,32,32"]), (1, 8, 8), 0, seed=0)
+    with pytest.raises(OptionError, match=r"network.channels=\(16, 20\).*20 channels"):
+        build_model(override(recipe, ["network.channels=16,20"]), (1, 8, 8), 0, seed=0)
+
+
+@pytest.mark.parametrize("size", [(4, 4), (5, 7), (9, 4)])
+def test_more_resolutions_than_pixels_still_work(size: tuple[int, int]) -> None:
+    settings = ["network.channels=32,32,32,32", "network.blocks=1,1,1,1", "network.attention=false,false,false,true"]
+    recipe = complete(Recipe(), (1, 8, 8))
+    model = build_model(override(recipe, [*settings, "network.patch=2"]), (1, *size), 0, seed=0)
+    assert losses(recipe, model, (1, *size)).isfinite().all()
+
+
+def test_levels_on_a_schedule_without_levels_are_refused_before_training() -> None:
+    # Time 1 is a whole number of many of them, and training at that one level alone would go unnoticed.
+    for schedule in set(SCHEDULES) - {"ddpm", "ncsn"}:
+        recipe = complete(Recipe(), (3,), [f"noise.schedule={schedule}", "objective.times=levels"])
+        with pytest.raises(OptionError, match=f"times=levels needs.*{schedule}"):
+            build_objective(recipe)
+
+
+def test_an_unknown_sampler_and_an_incomplete_recipe_are_refused() -> None:
+    with pytest.raises(OptionError, match=r"'hun' is not known.*heun"):
+        build_sampler(complete(Recipe(), (3,)), "hun")
+    with pytest.raises(OptionError, match="not complete"):
+        build_schedule(Recipe().noise)

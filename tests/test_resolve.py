@@ -1,0 +1,137 @@
+"""From facts to a complete recipe: nothing left open, what was given stays, twice is once, each choice said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from scorefield.noise_range import NoiseRange, measure_noise_range
+from scorefield.overrides import override
+from scorefield.randomness import Stream
+from scorefield.recipes import PRESETS, Recipe, plain
+from scorefield.resolve import DataFacts, resolve
+
+SHAPES = {"table": (5,), "point": (2,), "digits": (1, 8, 8), "images": (3, 32, 32), "large": (3, 64, 64)}
+
+
+def facts(shape: tuple[int, ...], rows: int = 300) -> DataFacts:
+    x = Stream(0, "test").normal(40, shape)
+    return DataFacts(shape, rows, measure_noise_range(x), torch.device("cpu"))
+
+
+def open_fields(recipe: Recipe) -> set[str]:
+    """Paths whose value is still None."""
+    groups = {name: v for name, v in plain(recipe).items() if isinstance(v, dict)}
+    return {f"{group}.{name}" for group, fields in groups.items() for name, v in fields.items() if v is None}
+
+
+@pytest.fixture(autouse=True)
+def _same_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Timed on the machine otherwise.
+    monkeypatch.setattr("scorefield.resolve.pick_precision", lambda device: ("float32", "for the test"))
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_completed_on_every_kind_of_data(name: str, shape: tuple[int, ...]) -> None:
+    complete, said = resolve(PRESETS[name](), facts(shape))
+    unused = {"checkpoint.every"}
+    if complete.network.kind == "mlp":
+        unused |= {"network.channels", "network.blocks", "network.attention", "network.patch"}
+    else:
+        unused |= {"network.width", "network.depth"}
+    if complete.noise.schedule not in ("ddpm", "ncsn"):
+        unused |= {"noise.levels"}
+    if complete.objective.times != "log_normal":
+        unused |= {"objective.times_mean", "objective.times_std"}
+    assert open_fields(complete) == unused
+    assert complete.training.precision == "float32"
+    for word in ("noise:", "objective:", "network:", "training:", "sampler:"):
+        assert sum(sentence.startswith(word) for sentence in said) == 1
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("name", PRESETS)
+def test_law_resolving_twice_is_resolving_once(name: str, shape: tuple[int, ...]) -> None:
+    once, _ = resolve(PRESETS[name](), facts(shape))
+    assert resolve(once, facts(shape))[0] == once
+    # Nor does it look at other data's facts once it is complete, but that a batch is never larger than the data.
+    other = (7,) if len(shape) == 1 else (1, 16, 16)
+    assert resolve(once, facts(other, rows=5000))[0] == once
+
+
+@pytest.mark.parametrize(
+    ("setting", "shape"),
+    [
+        ("noise.sigma_min=0.123", (5,)),
+        ("noise.sigma_max=55.5", (5,)),
+        ("noise.sigma_data=0.77", (5,)),
+        ("noise.levels=17", (5,)),
+        ("objective.times=uniform", (5,)),
+        ("objective.times_mean=0", (5,)),
+        ("objective.times_std=0.3", (5,)),
+        ("network.width=17", (5,)),
+        ("network.depth=1", (5,)),
+        ("network.kind=mlp", (1, 8, 8)),
+        ("network.patch=1", (3, 32, 32)),
+        ("network.channels=8,8", (1, 8, 8)),
+        ("training.batch=3", (5,)),
+        ("training.learning_rate=0.5", (5,)),
+        ("training.precision=bfloat16", (5,)),
+        ("sampler.steps=3", (5,)),
+    ],
+)
+@pytest.mark.parametrize("name", PRESETS)
+def test_what_is_given_stays(name: str, setting: str, shape: tuple[int, ...]) -> None:
+    path, _, _ = setting.partition("=")
+    group, field = path.split(".")
+    given = override(PRESETS[name](), [setting])
+    complete, _ = resolve(given, facts(shape))
+    assert plain(complete)[group][field] == plain(given)[group][field]
+
+
+@pytest.mark.parametrize(("setting", "other"), [("training.steps=9", "budget"), ("training.budget=9", "steps")])
+def test_a_given_end_of_training_brings_no_other_end(setting: str, other: str) -> None:
+    complete, said = resolve(override(Recipe(), [setting]), facts((5,)))
+    assert getattr(complete.training, other) is None
+    assert any("at most 9" in sentence for sentence in said)
+
+
+def test_the_measured_range_is_taken() -> None:
+    measured = NoiseRange(0.9, 0.01, 7.0, 13, 7.0, 7.0, 0.1, None, 40, 5, "made up")
+    complete, _ = resolve(PRESETS["ncsn"](), DataFacts((5,), 300, measured, torch.device("cpu")))
+    noise = complete.noise
+    assert (noise.sigma_data, noise.sigma_min, noise.sigma_max, noise.levels) == (0.9, 0.01, 7.0, 13)
+    assert complete.sampler.steps == 13
+
+
+def test_law_the_law_of_noise_moves_with_the_scale_of_the_data() -> None:
+    x = Stream(0, "test").normal(40, (5,))
+    means, stds = [], []
+    for scale in (1.0, 10.0):
+        measured = measure_noise_range(scale * x)
+        complete, _ = resolve(Recipe(), DataFacts((5,), 300, measured, torch.device("cpu")))
+        assert complete.objective.times_mean is not None
+        means.append(complete.objective.times_mean)
+        stds.append(complete.objective.times_std)
+    # Ten times the data, ten times the noise: e^mean goes with the scale, the spread of log σ does not.
+    assert torch.tensor(means[1] - means[0]).exp().item() == pytest.approx(10, rel=1e-5)
+    assert stds[0] == stds[1]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 50, 10**6])
+def test_a_batch_is_never_larger_than_the_data(rows: int) -> None:
+    complete, _ = resolve(override(Recipe(), ["training.batch=1000"]), facts((5,), rows))
+    assert complete.training.batch == min(1000, rows)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind"),
+    [((5,), "mlp"), ((), "mlp"), ((1, 8, 8), "unet"), ((3, 4, 4), "unet"), ((1, 3, 8), "mlp"), ((2, 3, 4, 5), "mlp")],
+)
+def test_images_get_a_unet_and_the_rest_an_mlp(shape: tuple[int, ...], kind: str) -> None:
+    x: Any = Stream(0, "test").normal(40, shape or (1,))
+    complete, _ = resolve(Recipe(), DataFacts(shape, 300, measure_noise_range(x), torch.device("cpu")))
+    assert complete.network.kind == kind
