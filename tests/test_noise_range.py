@@ -66,7 +66,7 @@ def test_sigma_min_is_half_the_nearest_distance_per_element() -> None:
     found = measure_noise_range(points)
     assert found.nearest_distance == pytest.approx(1, rel=1e-6)
     assert found.sigma_min == pytest.approx(1 / math.sqrt(8), rel=1e-6)
-    assert found.largest_distance == pytest.approx(29 * math.sqrt(2), rel=1e-6)
+    assert found.largest_distance == pytest.approx(89 * math.sqrt(2), rel=1e-6)  # from (0, 0) to (89, 89)
 
 
 @pytest.mark.parametrize("shape", [(2,), (100,)])

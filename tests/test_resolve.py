@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from scorefield.build import build_objective, build_schedule
 from scorefield.noise_range import NoiseRange, measure_noise_range
 from scorefield.overrides import override
 from scorefield.randomness import Stream
@@ -107,18 +108,18 @@ def test_the_measured_range_is_taken() -> None:
     assert complete.sampler.steps == 13
 
 
-def test_law_the_law_of_noise_moves_with_the_scale_of_the_data() -> None:
-    x = Stream(0, "test").normal(40, (5,))
-    means, stds = [], []
+@pytest.mark.parametrize("name", ["auto", "edm"])
+@pytest.mark.parametrize("shape", [(5,), (1, 8, 8)])
+def test_law_the_law_of_noise_moves_with_the_scale_of_the_data(name: str, shape: tuple[int, ...]) -> None:
+    x = Stream(0, "test").normal(40, shape)
+    u = torch.linspace(0.01, 0.99, 9, dtype=torch.float64)
+    sigmas = []
     for scale in (1.0, 10.0):
         measured = measure_noise_range(scale * x)
-        complete, _ = resolve(Recipe(), DataFacts((5,), 300, measured, torch.device("cpu")))
-        assert complete.objective.times_mean is not None
-        means.append(complete.objective.times_mean)
-        stds.append(complete.objective.times_std)
-    # Ten times the data, ten times the noise: e^mean goes with the scale, the spread of log σ does not.
-    assert torch.tensor(means[1] - means[0]).exp().item() == pytest.approx(10, rel=1e-5)
-    assert stds[0] == stds[1]
+        complete, _ = resolve(PRESETS[name](), DataFacts(shape, 300, measured, torch.device("cpu")))
+        sigmas.append(build_objective(complete).times.quantile(u, build_schedule(complete.noise)))
+    # Ten times the data, ten times the noise at every share of training; under edm t is σ.
+    torch.testing.assert_close(sigmas[1], 10 * sigmas[0], rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 50, 10**6])

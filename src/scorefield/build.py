@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from scorefield.errors import OptionError
@@ -74,12 +76,18 @@ def build_objective(recipe: Recipe) -> ScoreMatching:
     weight = {"one": weights.one, "sigma_squared": weights.sigma_squared}[settings.weight]
     criterion = Denoising(_parametrization(settings.loss, _known(recipe.noise.sigma_data)))
     laws: dict[str, TimeLaw] = {"uniform": Uniform(), "levels": UniformIntegers(), "log_uniform": LogUniform()}
-    times = laws.get(settings.times or "") or LogNormal(_known(settings.times_mean), _known(settings.times_std))
+    times = laws.get(settings.times or "") or _log_normal(recipe)
     if settings.times == "levels" and recipe.noise.schedule not in ("ddpm", "ncsn"):
         raise OptionError(
-            f"objective.times=levels needs a noise.schedule of levels, ddpm or ncsn, this one is {recipe.noise.schedule}"
+            f"objective.times=levels needs noise.schedule ddpm or ncsn, which have levels, not {recipe.noise.schedule}"
         )
     return ScoreMatching(times, criterion, weight)
+
+
+def _log_normal(recipe: Recipe) -> LogNormal:
+    """The recipe's mean is relative to σ_data."""
+    mean = _known(recipe.objective.times_mean) + math.log(_known(recipe.noise.sigma_data))
+    return LogNormal(mean, _known(recipe.objective.times_std))
 
 
 def build_sampler(recipe: Recipe, name: str | None = None, steps: int | None = None) -> Sampler:

@@ -5,6 +5,7 @@ A value of None is chosen from the data by `resolve`, which says what it chose. 
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -37,8 +38,8 @@ class ObjectiveSettings(Settings):
     loss: Notation = Field("F", description="the notation in which errors are squared")
     weight: Literal["one", "sigma_squared"] = "one"
     times: Literal["uniform", "levels", "log_uniform", "log_normal"] | None = None
-    times_mean: float | None = Field(None, description="of log σ/α, for log_normal")
-    times_std: float | None = Field(None, gt=0, description="of log σ/α, for log_normal")
+    times_mean: float | None = Field(None, description="of log σ/(α σ_data), for log_normal")
+    times_std: float | None = Field(None, gt=0, description="of log σ/(α σ_data), for log_normal")
 
 
 class NetworkSettings(Settings):
@@ -84,8 +85,12 @@ def auto() -> Recipe:
 
 
 def edm() -> Recipe:
-    """Karras et al. 2022, arXiv:2206.00364: F-prediction under log-normal noise, sampled by Heun."""
-    return Recipe(name="edm", objective=ObjectiveSettings(times="log_normal"))
+    """Karras et al. 2022, arXiv:2206.00364: F-prediction under log-normal noise, sampled by Heun.
+
+    Their mean of log σ is −1.2 at σ_data = ½, so −1.2 + log 2 relative to σ_data.
+    """
+    objective = ObjectiveSettings(times="log_normal", times_mean=-1.2 + math.log(2), times_std=1.2)
+    return Recipe(name="edm", objective=objective)
 
 
 def ddpm() -> Recipe:

@@ -40,8 +40,8 @@ def misfit() -> Callable[..., float]:
     """How far rows are from p_t of the mixture, as `misfit(x, schedule, t)`; at 1 and above they are not its draws.
 
     H₀: rows are independent draws of p_t. The largest of five moments over 5 standard errors (false alarm 6e-7 each),
-    and of √n·sup|F_n − F| over 2.7 along six directions, in which p_t is a mixture on the line with a known distribution
-    function (false alarm at most 2·exp(−2·2.7²) = 9.3e-7 each, Massart 1990): together below 1e-5.
+    and of √n·sup|F_n − F| over 2.7 along six directions, in which p_t is a mixture with a known distribution function
+    (false alarm at most 2·exp(−2·2.7²) = 9.3e-7 each, Massart 1990): together below 1e-5.
     """
 
     def measure(x: Tensor, schedule: Schedule | None = None, t: Tensor | float | None = None) -> float:

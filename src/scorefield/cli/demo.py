@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from scorefield.data.kinds import Data, Images
+
 DATA = "sklearn:digits"
+
+
+def ten_of_each(digits: Data) -> Images:
+    """The first ten images of each label, label by label."""
+    import numpy as np
+
+    from scorefield.data.kinds import Images
+
+    assert isinstance(digits, Images)
+    assert digits.labels is not None
+    return digits.rows(np.concatenate([np.flatnonzero(digits.labels == label)[:10] for label in range(10)]))
 
 
 def demo(
@@ -19,8 +33,6 @@ def demo(
 ) -> None:
     """Learn 1797 handwritten digits (8 by 8 pixels), draw new ones, and show both in a picture."""
     import time
-
-    import numpy as np
 
     from scorefield.api import fit
     from scorefield.cli.console import Console, clock
@@ -41,8 +53,8 @@ def demo(
     for target, form in ((out / "samples.npz", samples), (out / "samples.parquet", samples)):
         target.unlink(missing_ok=True)
         write(form, target)
-    shown = data.rows(np.arange(100))
-    picture_beside(shown, samples, out / "samples.png", "scikit-learn's digits, and digits drawn from the model")
+    title = "scikit-learn's digits, and digits drawn from the model"
+    picture_beside(ten_of_each(data), ten_of_each(samples), out / "samples.png", title)
     training = bundle.facts["training"]
     print(
         f"\nlearned in {training['steps']} steps, {training['milliseconds_a_step']:.3g} ms each; "

@@ -33,7 +33,7 @@ def picture_beside(data: Data, samples: Data, path: str | Path, title: str = "")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(dpi=150)
+    figure = Figure(dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     if isinstance(data, Images) and isinstance(samples, Images):
         _grids(figure, data, samples)
@@ -50,7 +50,7 @@ def picture_beside(data: Data, samples: Data, path: str | Path, title: str = "")
 
 def _grids(figure: Figure, data: Images, samples: Images) -> None:
     side = max(1, min(10, math.isqrt(min(len(data), len(samples)))))
-    figure.set_size_inches(9, 4.9)
+    figure.set_size_inches(9, 4.9 * data.pixels.shape[1] / data.pixels.shape[2])
     for part, images, name in _halves(figure, data, samples):
         axes = part.subplots()
         axes.imshow(_tiled(images, side), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
@@ -109,7 +109,6 @@ def _histograms(figure: Figure, data: dict[str, np.ndarray], samples: dict[str, 
         axes.tick_params(labelsize=7)
     handles, labels = grid.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower right", fontsize=8)
-    figure.set_layout_engine("constrained")
 
 
 def _halves(figure: Figure, data: Part, samples: Part) -> list[tuple[SubFigure, Part, str]]:

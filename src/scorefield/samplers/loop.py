@@ -6,6 +6,7 @@ last, without noise:  x ← E[x0 given x]   (Tweedie)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -104,7 +105,7 @@ def sample(
                     x, memory = predictor(model, x, t, s, memory, Noise(down, rows, step))
         if denoise:
             x = model(x, grid[-1]).x0
-    finite = x.flatten(1).isfinite().all(1)
+    finite = x.isfinite().reshape(len(x), math.prod(shape)).all(1)
     if not finite.all():
         first = rows[int((~finite).nonzero()[0])]
         raise SamplingError(f"{int((~finite).sum())} of {len(rows)} rows are not finite, row {first} the first")

@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 
 from scorefield.errors import BundleError
@@ -48,15 +49,21 @@ def load_checkpoint(trainer: Trainer, folder: Path) -> int | None:
 
     Returns:
         the step, or None where there is no valid checkpoint.
+
+    Raises:
+        BundleError: when the checkpoint is whole, but not of this trainer's recipe or of this version.
     """
     for place in sorted(folder.glob("step-*"), reverse=True):
         try:
             files = read_files(place)
             values: dict[str, Any] = json.loads(files["state.json"])
             tensors = safetensors.torch.load(files["state.safetensors"])
-        except (BundleError, KeyError, ValueError) as error:
+        except (BundleError, KeyError, ValueError, safetensors.SafetensorError) as error:
             warnings.warn(f"passing over checkpoint {place.name}: {error}", stacklevel=2)
             continue
-        trainer.load_state(tensors, values)
+        try:
+            trainer.load_state(tensors, values)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise BundleError(f"{place}: it is of another recipe or version: {error}") from error
         return trainer.number
     return None

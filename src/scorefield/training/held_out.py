@@ -37,7 +37,7 @@ class HeldOutLoss:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self)
+        return {**asdict(self), "bands": list(self.bands), "edges": list(self.edges)}
 
     @staticmethod
     def from_json(fields: dict[str, Any]) -> HeldOutLoss:

@@ -17,8 +17,10 @@ from scorefield.objectives.matching import ScoreMatching, stratified
 from scorefield.randomness import Stream
 from scorefield.training.averages import PowerAverage
 from scorefield.training.held_out import HeldOut, HeldOutLoss
+from scorefield.training.optimiser import Optimiser
 from scorefield.training.rows import Order, Rows
 from scorefield.training.settings import TrainingSettings
+from scorefield.training.threads import Threads
 
 EVALUATIONS = 40  # of the held-out loss, evenly over training
 _CHECK_EVERY = 20  # steps between looks at the loss on a GPU, where each look waits for it
@@ -80,8 +82,7 @@ class Trainer:
         self._held_out = HeldOut(held_out, objective, seed) if len(held_out) else None
         self._order = Order(len(rows), self.batch, seed)
         self._noise, self._times = Stream(seed, "training noise"), Stream(seed, "training times")
-        fused = self.device.type in ("cpu", "cuda")
-        self._adam = torch.optim.Adam(model.parameters(), betas=(0.9, settings.beta2), fused=fused)
+        self._optimiser = Optimiser(model, muon=settings.optimiser == "muon", beta2=settings.beta2)
         self.number = 0
         self.seconds = 0.0
         self.evaluations = 0
@@ -101,10 +102,24 @@ class Trainer:
     def __iter__(self) -> Iterator[Step]:
         """Steps until training is done; stopping to iterate stops training, iterating again goes on."""
         self.model.train()
+        # Another number of threads may add up in another order: only a run whose length depends on time anyway tries.
+        tuned = self.device.type == "cpu" and self.settings.budget is not None
+        before = torch.get_num_threads()
+        try:
+            yield from self._steps(Threads(before) if tuned else None)
+        finally:
+            torch.set_num_threads(before)
+
+    def _steps(self, threads: Threads | None) -> Iterator[Step]:
         while self.share() < 1 and not self.stopped_early:
+            if threads is not None:
+                threads.before_step()
             start = time.perf_counter()
             loss, norm, rate = self._update()
-            self.seconds += time.perf_counter() - start
+            taken = time.perf_counter() - start
+            self.seconds += taken
+            if threads is not None:
+                threads.after_step(taken)
             held_out = self._evaluate()  # takes seconds too, which may end the budget
             yield Step(self.number, loss, norm, rate, self.share(), self.seconds, held_out)
 
@@ -124,13 +139,11 @@ class Trainer:
 
     def _update(self) -> tuple[Tensor, Tensor, float]:
         rate = self._rate()
-        for group in self._adam.param_groups:
-            group["lr"] = rate
         x0, condition = self.rows.take(self.rows.numbers[self._order.at(self.number)])
         epsilon = self._noise.normal(len(x0), x0.shape[1:], step=self.number, device=self.device)
         u = stratified(self._times.uniform(len(x0), step=self.number, device=self.device))
         model = self.model if condition is None else self.model.given(condition)
-        self._adam.zero_grad(set_to_none=True)
+        self._optimiser.zero_grad()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
             losses = self.objective(model, x0, epsilon, u)
         # Outside autocast, which has no part in the backward pass.
@@ -139,7 +152,7 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip, foreach=True)
         if self.device.type == "cpu" or self.number % _CHECK_EVERY == 0:
             self._check_finite(loss, norm, losses, u)
-        self._adam.step()
+        self._optimiser.step(rate)
         self.number += 1
         self.average.update(self.model, self.number)
         return loss.detach(), norm.detach(), rate
@@ -195,8 +208,7 @@ class Trainer:
         tensors |= {f"best.{name}": value for name, value in self._best.items()}
         if self._best_rows is not None:
             tensors["best_rows"] = self._best_rows
-        for number, moments in self._adam.state_dict()["state"].items():
-            tensors |= {f"adam.{number}.{name}": value for name, value in moments.items()}
+        tensors |= {f"optimiser.{name}": value for name, value in self._optimiser.state().items()}
         last, best = (None if loss is None else loss.to_json() for loss in (self.last_loss, self.best_loss))
         return tensors, {
             "step": self.number,
@@ -217,11 +229,7 @@ class Trainer:
         self.model.load_state_dict(part("model."))
         self.average.model.load_state_dict(part("average."))
         self._best, self._best_rows = part("best."), tensors.get("best_rows")
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in part("adam.").items():
-            number, moment = name.split(".")
-            moments.setdefault(int(number), {})[moment] = value
-        self._adam.load_state_dict({"state": moments, "param_groups": self._adam.state_dict()["param_groups"]})
+        self._optimiser.load_state(part("optimiser."))
         self.number, self.seconds = values["step"], values["seconds"]
         self.evaluations, self.worse = values["evaluations"], values["worse"]
         self.stopped_early = values["stopped_early"]

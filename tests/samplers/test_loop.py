@@ -1,0 +1,333 @@
+"""Walks from noise to data against the exact p_t, rows that do not depend on each other, and refusals."""
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from scorefield.errors import SamplingError
+from scorefield.exact import Gaussian, GaussianMixture
+from scorefield.model import Denoiser
+from scorefield.noise import EDM, VP, Schedule
+from scorefield.parametrization import Estimate
+from scorefield.randomness import Noise
+from scorefield.samplers import presets
+from scorefield.samplers.grids import geometric, karras, uniform
+from scorefield.samplers.langevin import Langevin
+from scorefield.samplers.loop import Corrector, Predictor, first_draw, sample
+from scorefield.samplers.predictors import Ancestral, Euler, Heun
+
+Mixture = Callable[[Schedule], GaussianMixture]
+Misfit = Callable[..., float]
+Walk = tuple[Predictor | None, Corrector | None]
+WALKS: dict[str, Walk] = {
+    "ddpm": (Ancestral(1.0), None),
+    "half the noise": (Ancestral(0.5), None),
+    "ddim": (Ancestral(0.0), None),
+    "euler": (Euler(), None),
+    "heun": (Heun(), None),
+    "annealed langevin": (None, Langevin(10, 0.2)),
+    "predictor and corrector": (Ancestral(1.0), Langevin(1, 0.1)),
+}
+each_walk = pytest.mark.parametrize("walk", list(WALKS.values()), ids=WALKS)
+
+
+# -- reaching p_t -----------------------------------------------------------------------------------------------------
+
+
+def down_from(sigma: float, schedule: Schedule, steps: int) -> Tensor:
+    """Karras' levels from a σ/α down to 0.03, as times of a schedule."""
+    return schedule.time_of_sigma(karras(EDM(0.03, sigma), steps))
+
+
+@each_walk
+def test_exact_noise_becomes_exact_data(schedule: Schedule, walk: Walk, mixture: Mixture, misfit: Misfit) -> None:
+    # From exact draws at the first level, without the last Tweedie step, the rows are draws of p_t at the last level.
+    # Caught: a walk of four levels, whose steps are too long for any of these methods.
+    model = mixture(schedule)
+    for steps, fits in ((100, True), (4, False)):
+        grid = down_from(20.0, schedule, steps)
+        start = model.sample(3000, seed=1, t=grid[0])
+        x = sample(model, 3000, (2,), grid, *walk, seed=0, start=start, denoise=False, dtype=torch.float64)
+        assert (misfit(x, schedule, grid[-1]) < 1) == fits, steps
+
+
+class Planted(Ancestral):
+    """Ancestral steps whose new noise is wrong by a factor."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__(1.0)
+        object.__setattr__(self, "factor", factor)
+
+    def __call__(
+        self, model: Denoiser, x: Tensor, t: Tensor, s: Tensor, memory: None, noise: Noise
+    ) -> tuple[Tensor, None]:
+        class Scaled(Noise):
+            def like(inner, x: Tensor, draw: int = 0) -> Tensor:  # noqa: N805
+                return self.factor * super().like(x, draw)  # type: ignore[attr-defined]
+
+        return super().__call__(model, x, t, s, memory, Scaled(noise.stream, noise.rows, noise.step))
+
+
+def test_wrong_noise_is_caught(schedule: Schedule, mixture: Mixture, misfit: Misfit) -> None:
+    model, grid = mixture(schedule), down_from(20.0, schedule, 100)
+    start = model.sample(3000, seed=1, t=grid[0])
+    for factor, fits in ((1.0, True), (1.3, False), (0.7, False)):
+        x = sample(model, 3000, (2,), grid, Planted(factor), seed=0, start=start, denoise=False)
+        assert (misfit(x, schedule, grid[-1]) < 1) == fits, factor
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [presets.ddim(150), presets.ancestral(250), presets.euler(150), presets.heun(60)],
+    ids=lambda sampler: sampler.name,
+)
+def test_named_samplers_draw_data_from_nothing(
+    schedule: Schedule, sampler: presets.Sampler, mixture: Mixture, misfit: Misfit
+) -> None:
+    # All the way: from N(0, α²σ_data² + σ²) with Tweedie at the end, so that the rows are draws of the data themselves.
+    # At the last σ/α = 0.03 Tweedie leaves out a variance below 0.03², 2 % of the narrowest component's.
+    x = sampler(mixture(schedule), 3000, (2,), seed=0)
+    assert x.dtype == torch.float32
+    assert misfit(x) < 1
+    # Caught: noise of half the size to begin with.
+    model, grid = mixture(schedule), sampler.grid(schedule, sampler.steps)
+    start = first_draw(model, range(3000), (2,), grid[0], seed=0, dtype=torch.float64, device="cpu") / 2
+    wrong = sample(model, 3000, (2,), grid, Ancestral(0.0), seed=0, start=start)
+    assert misfit(wrong) > 1
+
+
+@pytest.mark.parametrize("beginning", [0.5, 2.0])
+def test_langevin_forgets_where_it_began(beginning: float, mixture: Mixture, misfit: Misfit) -> None:
+    schedule = EDM(0.03, 8.0)
+    grid = geometric(schedule, 40)
+    ratio = float(grid[0] / grid[1])
+    sampler = presets.annealed_langevin(40, ratio, moves=15)
+    model = mixture(schedule)
+    start = beginning * first_draw(model, range(3000), (2,), grid[0], seed=0, dtype=torch.float64, device="cpu")
+    x = sample(model, 3000, (2,), grid, sampler.predictor, sampler.corrector, seed=0, start=start)
+    assert misfit(x) < 1
+
+
+def test_ddpm_on_even_times_draws_data(mixture: Mixture, misfit: Misfit) -> None:
+    assert misfit(presets.ddpm(500)(mixture(VP(t_min=1e-3)), 3000, (2,), seed=0)) < 1
+
+
+# -- the parts of the walk --------------------------------------------------------------------------------------------
+
+
+def test_the_first_draw_has_the_deviation_of_the_level(schedule: Schedule, mixture: Mixture) -> None:
+    # H₀: mean square α²σ_data² + σ², 5 standard errors. Caught: σ² alone, where the signal is not negligible.
+    model, t = mixture(schedule), schedule.time_of_sigma(1.0)
+    x = first_draw(model, range(20_000), (2,), t, seed=0, dtype=torch.float64, device="cpu")
+    squares = x.square().flatten()
+    error = float(squares.std()) / math.sqrt(len(squares))
+    exact = model.sample(200_000, seed=0, t=t).square()  # its own mean square, with a third of the error
+    assert abs(float(squares.mean() - exact.mean())) < 5 * math.hypot(error, float(exact.std()) / math.sqrt(400_000))
+    assert abs(float(squares.mean() - schedule.at(t).sigma ** 2)) > 5 * error
+
+
+@each_walk
+def test_the_last_step_is_tweedie(schedule: Schedule, walk: Walk, mixture: Mixture) -> None:
+    model, grid = mixture(schedule), karras(schedule, 10)
+    last, clean = (
+        sample(model, 20, (2,), grid, *walk, seed=0, dtype=torch.float64, denoise=denoise) for denoise in (False, True)
+    )
+    tweedie = model(last, grid[-1]).x0
+    assert torch.equal(clean, tweedie)
+    assert not torch.equal(clean, last)
+
+
+def test_without_a_predictor_the_signal_is_kept_between_levels(schedule: Schedule, mixture: Mixture) -> None:
+    grid = karras(schedule, 10)
+    start = torch.ones(3, 2, dtype=torch.float64)
+    x = sample(mixture(schedule), 3, (2,), grid, None, seed=0, start=start, denoise=False)
+    assert torch.allclose(x / schedule.at(grid[-1]).alpha, start / schedule.at(grid[0]).alpha, rtol=1e-12)
+
+
+def test_the_corrector_stays_and_then_the_predictor_goes_down(mixture: Mixture) -> None:
+    calls: list[tuple[str, float, float]] = []
+
+    def predictor(
+        model: Denoiser, x: Tensor, t: Tensor, s: Tensor, memory: int | None, noise: Noise
+    ) -> tuple[Tensor, int]:
+        calls.append(("down", float(t), float(s)))
+        assert memory == (None if noise.step == 0 else noise.step)  # what it returned the last time
+        return x, noise.step + 1
+
+    def corrector(model: Denoiser, x: Tensor, t: Tensor, noise: Noise) -> Tensor:
+        calls.append(("stay", float(t), float(t)))
+        return x
+
+    grid = torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64)
+    seen: list[tuple[int, float]] = []
+    sample(
+        mixture(EDM(0.1, 10.0)), 4, (2,), grid, predictor, corrector, seed=0,
+        on_step=lambda step, t, x: seen.append((step, float(t))),
+    )  # fmt: skip
+    assert calls == [("stay", 3, 3), ("down", 3, 2), ("stay", 2, 2), ("down", 2, 1), ("stay", 1, 1)]
+    assert seen == [(0, 3.0), (1, 2.0), (2, 1.0)]
+
+
+def test_what_is_seen_on_the_way_is_the_walk(mixture: Mixture) -> None:
+    schedule = EDM(0.1, 10.0)
+    model, grid = mixture(schedule), karras(schedule, 6)
+    seen: list[Tensor] = []
+    sample(model, 5, (2,), grid, Ancestral(), seed=0, on_step=lambda step, t, x: seen.append(x))
+    assert len(seen) == 6
+    # Row by row each is what a shorter walk ends with.
+    for steps in range(1, 7):
+        shorter = sample(model, 5, (2,), grid[:steps], Ancestral(), seed=0, denoise=False)
+        assert torch.equal(shorter, seen[steps - 1])
+
+
+def test_no_gradient_is_kept(mixture: Mixture) -> None:
+    model = mixture(EDM(0.1, 10.0))
+    model.means = model.means.clone().requires_grad_()
+    assert model(torch.ones(1, 2), 0.5).x0.requires_grad
+    assert not sample(model, 2, (2,), karras(model.schedule, 3), Euler(), seed=0).requires_grad
+
+
+# -- rows and seeds ---------------------------------------------------------------------------------------------------
+
+
+@each_walk
+def test_row_i_is_the_same_to_the_bit_whatever_is_drawn_with_it(
+    schedule: Schedule, walk: Walk, mixture: Mixture
+) -> None:
+    model, grid = mixture(schedule), karras(schedule, 12)
+
+    def rows(which: int | range) -> Tensor:
+        return sample(model, which, (2,), grid, *walk, seed=3, dtype=torch.float64)
+
+    whole = rows(50)
+    for edges in ((0, 1, 17, 50), (0, 25, 50), (0, 49, 50)):
+        parts = [rows(range(a, b)) for a, b in pairwise(edges)]
+        assert torch.equal(torch.cat(parts), whole)
+    assert torch.equal(rows(51)[:50], whole)
+
+
+@each_walk
+def test_seeds_give_other_rows_and_the_same_seed_the_same(walk: Walk, mixture: Mixture) -> None:
+    schedule = EDM(0.1, 10.0)
+    one, again, other = (
+        sample(mixture(schedule), 20, (2,), karras(schedule, 8), *walk, seed=seed, dtype=torch.float64)
+        for seed in (0, 0, 1)
+    )
+    assert torch.equal(one, again)
+    assert (one - other).abs().amin(1).min() > 0
+    assert len(one.unique(dim=0)) == 20
+
+
+def test_only_noise_in_the_walk_makes_rows_of_one_start_differ(schedule: Schedule, mixture: Mixture) -> None:
+    model, grid, start = mixture(schedule), karras(schedule, 8), torch.ones(4, 2, dtype=torch.float64)
+    for predictor, differ in ((Ancestral(0.0), False), (Euler(), False), (Heun(), False), (Ancestral(0.3), True)):
+        x = sample(model, 4, (2,), grid, predictor, seed=0, start=start)
+        assert (len(x.unique(dim=0)) == 4) == differ
+
+
+def test_nothing_is_drawn_from_the_global_generator(mixture: Mixture) -> None:
+    schedule = EDM(0.1, 10.0)
+    before = torch.get_rng_state()
+    sample(mixture(schedule), 5, (2,), karras(schedule, 5), Ancestral(), Langevin(), seed=0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (1, 4, 4)])
+@pytest.mark.parametrize("rows", [0, 1, 5])
+def test_rows_of_any_shape_and_none_at_all(shape: tuple[int, ...], rows: int) -> None:
+    class Shrinks(Denoiser):
+        """The truth for N(0, 1) data of any shape: x0 = x/(1 + σ²)."""
+
+        schedule, sigma_data = EDM(0.1, 10.0), 1.0
+
+        def forward(self, x_t: Tensor, t: Tensor | float) -> Estimate:
+            level = self.schedule.at(t, like=x_t)
+            x0 = x_t / (1 + level.sigma**2).to(x_t.dtype)
+            return Estimate(x0, (x_t - x0) / level.sigma.to(x_t.dtype), level)
+
+    for walk in WALKS.values():
+        assert sample(Shrinks(), rows, shape, karras(EDM(0.1, 10.0), 4), *walk, seed=0).shape == (rows, *shape)
+
+
+def test_one_level_is_enough_to_denoise(mixture: Mixture) -> None:
+    model = mixture(EDM(0.1, 10.0))
+    start = torch.ones(2, 2, dtype=torch.float64)
+    x = sample(model, 2, (2,), torch.tensor([0.5], dtype=torch.float64), Heun(), seed=0, start=start)
+    assert torch.equal(x, model(start, 0.5).x0)
+
+
+# -- faults -----------------------------------------------------------------------------------------------------------
+
+
+class Counting(Gaussian):
+    """Standard normal data, and how often it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.zeros(2), torch.eye(2), EDM(0.1, 10.0))
+        self.calls = 0
+
+    def forward(self, x_t: Tensor, t: Tensor | float) -> Estimate:
+        self.calls += 1
+        return super().forward(x_t, t)
+
+
+BAD_GRIDS: dict[str, tuple[Tensor, str]] = {
+    "no level": (torch.zeros(0), "at least one level"),
+    "a number": (torch.tensor(1.0), "at least one level"),
+    "a table": (torch.ones(2, 2), "at least one level"),
+    "rising": (torch.tensor([1.0, 2.0]), "must fall"),
+    "staying": (torch.tensor([2.0, 1.0, 1.0]), "must fall"),
+    "up and down": (torch.tensor([3.0, 1.0, 2.0]), "must fall"),
+    "not a number": (torch.tensor([3.0, math.nan, 1.0]), "must fall"),
+    "infinite": (torch.tensor([math.inf, 1.0]), "finite"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_GRIDS)
+def test_a_grid_that_does_not_fall_is_refused_before_the_model_is_asked(name: str) -> None:
+    grid, words = BAD_GRIDS[name]
+    model = Counting()
+    with pytest.raises(SamplingError, match=words):
+        sample(model, 3, (2,), grid.double(), Euler(), seed=0)
+    assert model.calls == 0
+
+
+@pytest.mark.parametrize("steps", [1, 0, -1])
+def test_a_sampler_of_fewer_than_two_steps_is_refused_before_the_model_is_asked(steps: int) -> None:
+    for preset in (presets.ddpm, presets.ddim, presets.ancestral, presets.euler, presets.heun):
+        model = Counting()
+        with pytest.raises(SamplingError, match=f"at least 2 steps, got {steps}"):
+            preset(steps)(model, 3, (2,), seed=0)
+        assert model.calls == 0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize(("shape", "rows"), [((2,), range(10, 20)), ((2,), 20), ((), range(10, 20))])
+def test_a_model_that_is_not_finite_is_refused_and_its_rows_are_named(
+    bad: float, shape: tuple[int, ...], rows: int | range
+) -> None:
+    class Breaks(Denoiser):
+        schedule, sigma_data = EDM(0.1, 10.0), 1.0
+
+        def forward(self, x_t: Tensor, t: Tensor | float) -> Estimate:
+            x0 = torch.zeros_like(x_t)
+            first = 0 if isinstance(rows, int) else rows.start
+            x0[13 - first] = bad
+            x0[17 - first] = bad
+            return Estimate(x0, torch.zeros_like(x_t), self.schedule.at(t, like=x_t))
+
+    count = rows if isinstance(rows, int) else len(rows)
+    with pytest.raises(SamplingError, match=f"2 of {count} rows are not finite, row 13 the first"):
+        sample(Breaks(), rows, shape, uniform(EDM(0.1, 10.0), 3), Ancestral(), seed=0)
+
+
+def test_other_steps_of_a_named_sampler() -> None:
+    sampler = presets.heun().with_steps(7)
+    assert (sampler.steps, sampler.name, sampler.grid) == (7, "heun", presets.heun().grid)
+    model = Counting()
+    sampler(model, 2, (2,), seed=0)
+    assert model.calls == 2 * 6 + 1  # two slopes a step, and Tweedie

@@ -1,0 +1,387 @@
+"""A bundle on disk: bit-identical samples, any number of rows in any chunks, refused when damaged, foreign or hostile."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import safetensors.torch
+import torch
+
+from scorefield import api, bundle
+from scorefield.bundle import Bundle
+from scorefield.data import Array, Images, Table
+from scorefield.errors import BundleError, OptionError, SamplingError
+from scorefield.overrides import override
+from scorefield.recipes import PRESETS
+from scorefield.storage import MANIFEST
+
+SMALL = ["network.width=16", "training.steps=20", "training.batch=16", "training.precision=float32"]
+SMALL_IMAGES = ["network.channels=[32]", "network.blocks=[1]", "network.attention=[false]", "training.steps=5"]
+
+
+def table(rows: int = 60) -> pa.Table:
+    random = np.random.default_rng(0)
+    kind = random.choice(["a", "b"], rows)
+    return pa.table(
+        {
+            "kind": kind,
+            "n": random.integers(0, 9, rows).astype(np.int16),
+            "x": np.where(kind == "a", 3.0, -3.0) + random.normal(size=rows),
+            "unit": np.full(rows, 7, np.int8),
+        }
+    )
+
+
+def images(rows: int = 40) -> Images:
+    pixels = np.random.default_rng(0).integers(0, 256, (rows, 4, 4, 1)).astype(np.uint8)
+    return Images(pixels, "L", labels=np.arange(rows) % 3, label_name="label")
+
+
+def fit(data: Any, condition: list[str], preset: str = "edm", settings: list[str] | None = None) -> Bundle:
+    return api.fit(data, override(PRESETS[preset](), settings or SMALL), condition=condition, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, Bundle]:
+    """Small bundles of each kind of data and preset."""
+    array = np.random.default_rng(1).normal(size=(60, 3)).astype(np.float32)
+    return {
+        "table": fit(table(), ["kind"]),
+        "array": fit(array, []),
+        "images": fit(images(), ["label"], settings=[*SMALL_IMAGES, *SMALL[2:]]),
+        "ddpm": fit(array, [], "ddpm", [*SMALL, "noise.levels=20", "sampler.steps=20"]),
+        "ncsn": fit(array, [], "ncsn", [*SMALL, "sampler.steps=6"]),
+    }
+
+
+KINDS = ("table", "array", "images", "ddpm", "ncsn")
+
+
+@pytest.fixture
+def folder(made: dict[str, Bundle], tmp_path: Path) -> Path:
+    made["table"].save(tmp_path / "run")
+    return tmp_path / "run"
+
+
+def numbers(data: Any) -> np.ndarray:
+    """Drawn rows as one float64 array, (rows, numbers)."""
+    if isinstance(data, Table):
+        plain = data.columns.drop_columns(["kind"]) if "kind" in data.columns.column_names else data.columns
+        return np.stack([column.to_numpy().astype(np.float64) for column in plain.columns], axis=1)
+    values = data.pixels if isinstance(data, Images) else data.values
+    return values.reshape(len(values), -1).astype(np.float64)
+
+
+def replaced(folder: Path, name: str, content: bytes) -> None:
+    """Put other content under a name, with a manifest that holds: what a forger would do."""
+    (folder / name).write_bytes(content)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load((folder / "model.safetensors").read_bytes())
+
+
+def fields(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "bundle.json").read_text())
+
+
+# -- there and back ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_law_a_saved_and_loaded_bundle_draws_the_same_bits(made: dict[str, Bundle], kind: str, tmp_path: Path) -> None:
+    before = made[kind]
+    before.save(tmp_path / "ü run")
+    after = Bundle.load(tmp_path / "ü run")
+    assert after.recipe == before.recipe
+    assert after.noise_range == before.noise_range
+    assert after.facts == before.facts
+    assert after.features.codec == before.features.codec
+    first, second = before.sample(9, seed=3), after.sample(9, seed=3)
+    assert first.fingerprint() == second.fingerprint()
+    assert before.sample(9, seed=4).fingerprint() != first.fingerprint()
+    after.save(tmp_path / "again")
+    for name in ("model.safetensors", "bundle.json", "README.md"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "ü run" / name).read_bytes()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_law_row_i_does_not_depend_on_how_many_rows_or_chunks(
+    made: dict[str, Bundle], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = made[kind].sample(50, seed=1)
+    drawn = [made[kind].sample(5, seed=1)]
+    width = int(np.prod(made[kind].features.codec.shape))
+    for chunk in (1, 7, 49):
+        monkeypatch.setattr(bundle, "_CHUNK", chunk * width)
+        drawn.append(made[kind].sample(50, seed=1))
+    expected = numbers(whole)
+    scale = expected.std(0) + 1e-9
+    for part in drawn:
+        found = numbers(part)
+        # Products of other sizes round differently, by 10⁻⁷ of the scale; a rounded integer may hardly ever flip.
+        assert (np.abs(found - expected[: len(found)]) / scale).max() < (3e-6 if kind != "images" else 0.1)
+    if kind == "table":
+        assert isinstance(whole, Table)
+        assert all(
+            p.columns["kind"].to_pylist() == whole.columns["kind"].to_pylist()[: len(p)]
+            for p in drawn
+            if isinstance(p, Table)
+        )
+
+
+def test_samples_have_the_form_of_the_data(made: dict[str, Bundle]) -> None:
+    drawn = made["table"].sample(30, seed=0)
+    assert isinstance(drawn, Table)
+    assert drawn.columns.schema == table().schema
+    assert set(drawn.columns["unit"].to_pylist()) == {7}
+    assert set(drawn.columns["n"].to_pylist()) <= set(range(9))
+    array = made["array"].sample(30, seed=0)
+    assert isinstance(array, Array)
+    assert (array.values.shape, array.values.dtype) == ((30, 3), np.float32)
+    pictures = made["images"].sample(30, seed=0)
+    assert isinstance(pictures, Images)
+    assert (pictures.pixels.shape, pictures.pixels.dtype, pictures.mode) == ((30, 4, 4, 1), np.uint8, "L")
+    assert pictures.labels is not None
+    assert pictures.labels.dtype == images().labels.dtype  # type: ignore[union-attr]
+    assert set(pictures.labels.tolist()) <= {0, 1, 2}
+
+
+def test_what_is_given_holds_and_reaches_the_model(made: dict[str, Bundle]) -> None:
+    drawn = made["table"].sample(40, seed=0, given={"kind": "b"})
+    assert isinstance(drawn, Table)
+    assert set(drawn.columns["kind"].to_pylist()) == {"b"}
+    other = made["table"].sample(40, seed=0, given={"kind": "a"})
+    # The same noise under another condition: only the model's condition tells them apart.
+    assert np.abs(numbers(drawn) - numbers(other)).max() > 1e-3
+
+
+def test_another_sampler_and_steps_draw_other_rows(made: dict[str, Bundle]) -> None:
+    seen = {made["array"].sample(4, sampler=name, steps=5).fingerprint() for name in ("heun", "euler", "ddim", "ddpm")}
+    assert len(seen) == 4
+    assert made["array"].sample(4, steps=5).fingerprint() in seen  # heun is the recipe's own
+
+
+def test_progress_is_told_after_each_chunk(made: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "_CHUNK", 3 * 4)
+    told: list[tuple[int, int]] = []
+    made["array"].sample(10, on_rows=lambda done, rows: told.append((done, rows)))
+    assert told == [(4, 10), (8, 10), (10, 10)]
+
+
+def test_saving_over_a_bundle_replaces_it(made: dict[str, Bundle], folder: Path) -> None:
+    made["array"].save(folder)
+    assert Bundle.load(folder).sample(3).fingerprint() == made["array"].sample(3).fingerprint()
+
+
+def test_the_card_names_data_recipe_and_conditions(folder: Path) -> None:
+    text = (folder / "README.md").read_text()
+    for word in ("table of 60 rows", "edm", "conditions | kind", fields(folder)["data"]["fingerprint"], "scorefield sample"):
+        assert word in text
+
+
+# -- misuse -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"rows": 0}, SamplingError, "rows must be at least 1, got 0"),
+        ({"rows": -3}, SamplingError, "got -3"),
+        ({"rows": 2, "steps": 1}, SamplingError, "steps must be at least 2, got 1"),
+        ({"rows": 2, "steps": 0}, SamplingError, "steps must be at least 2, got 0"),
+        ({"rows": 2, "sampler": "heum"}, OptionError, "'heum' is not known.*heun"),
+        ({"rows": 2, "given": {"kind": "c"}}, OptionError, "'kind' was never 'c'.*a, b"),
+        ({"rows": 2, "given": {"n": 3}}, OptionError, r"not conditioned on 'n', only on \['kind'\]"),
+    ],
+)
+def test_misuse_is_refused_before_the_model_is_asked(
+    made: dict[str, Bundle], options: dict[str, Any], error: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(*args: object) -> None:
+        raise AssertionError("the network was called")
+
+    monkeypatch.setattr(type(made["table"].denoiser), "output", asked)
+    with pytest.raises(error, match=message):
+        made["table"].sample(**options)
+
+
+def test_a_condition_for_a_model_without_one_says_how_to_get_one(made: dict[str, Bundle]) -> None:
+    with pytest.raises(OptionError, match="fit it with --condition colour"):
+        made["array"].sample(2, given={"colour": "red"})
+
+
+def test_a_model_that_draws_nan_says_so(made: dict[str, Bundle], folder: Path) -> None:
+    broken = Bundle.load(folder)
+    with torch.no_grad():
+        next(broken.denoiser.parameters()).fill_(torch.nan)
+    with pytest.raises(SamplingError, match="3 of 3 rows are not finite"):
+        broken.sample(3)
+
+
+# -- damage and malice ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "bundle.json", "README.md"])
+def test_a_flipped_bit_or_a_missing_byte_in_any_file_is_refused_by_name(folder: Path, name: str) -> None:
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(BundleError, match=f"{name} is damaged"):
+        Bundle.load(folder)
+    os.truncate(folder / name, len(content) - 1)
+    with pytest.raises(BundleError, match=f"{name} has {len(content) - 1} bytes, the manifest says {len(content)}"):
+        Bundle.load(folder)
+
+
+def test_weights_that_do_not_fit_are_listed_and_none_is_loaded(folder: Path) -> None:
+    weights = tensors(folder)
+    names = [name for name in weights if name.startswith("network")]
+    gone, wide, half = names[0], names[1], names[2]
+    del weights[gone]
+    weights["network.planted"] = torch.zeros(2)
+    weights[wide] = torch.zeros(3, 3, 3)
+    weights[half] = weights[half].half()
+    replaced(folder, "model.safetensors", safetensors.torch.save(weights))
+    with pytest.raises(BundleError) as refused:
+        Bundle.load(folder)
+    message = str(refused.value)
+    assert f"missing ['{gone}']" in message
+    assert "unexpected ['network.planted']" in message
+    assert f"{wide} (3, 3, 3) torch.float32, expected" in message
+    assert f"{half} " in message
+    assert "torch.float16" in message
+
+
+def test_weights_of_another_recipe_are_refused(made: dict[str, Bundle], folder: Path, tmp_path: Path) -> None:
+    made["array"].save(tmp_path / "other")
+    replaced(folder, "model.safetensors", (tmp_path / "other" / "model.safetensors").read_bytes())
+    with pytest.raises(BundleError, match="weights do not fit|not as expected"):
+        Bundle.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("format", 2),
+        ("format", None),
+        ("recipe", {"name": "x", "surprise": 1}),
+        ("recipe", []),
+        ("features", {}),
+        ("features", {"codec": [], "conditions": None, "order": []}),
+        ("noise_range", {"sigma_data": 1}),
+        ("noise_range", None),
+    ],
+)
+def test_a_bundle_json_of_another_form_or_version_is_refused(folder: Path, path: str, value: Any) -> None:
+    changed = fields(folder) | {path: value}
+    replaced(folder, "bundle.json", json.dumps(changed).encode())
+    with pytest.raises(BundleError, match=str(folder)):
+        Bundle.load(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"null", b"[]", b"{", b"\xff\xfe", b"[" * 100_000])
+def test_a_bundle_json_that_is_none_is_refused(folder: Path, content: bytes) -> None:
+    replaced(folder, "bundle.json", content)
+    with pytest.raises(BundleError, match=r"bundle\.json"):
+        Bundle.load(folder)
+
+
+def test_a_pickle_in_place_of_weights_is_refused_and_never_executed(folder: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "executed"
+    payload = f"cos\nsystem\n(S'touch {mark}'\ntR.".encode()
+    for name in ("model.safetensors", "bundle.json"):
+        replaced(folder, name, payload)
+        with pytest.raises(BundleError):
+            Bundle.load(folder)
+    # One beside them is not even looked at.
+    (folder / "model.pt").write_bytes(payload)
+    (folder / "data.pkl").write_bytes(payload)
+    with pytest.raises(BundleError):
+        Bundle.load(folder)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("claim", [10**6, 2**40, 2**63, 2**64 - 1])
+def test_a_header_that_claims_more_than_the_file_is_refused_before_memory_is_taken(folder: Path, claim: int) -> None:
+    import tracemalloc
+
+    content = (folder / "model.safetensors").read_bytes()
+    replaced(folder, "model.safetensors", struct.pack("<Q", claim) + content[8:])
+    tracemalloc.start()
+    try:
+        with pytest.raises(BundleError, match=f"model.safetensors: its header claims {claim} bytes"):
+            Bundle.load(folder)
+        assert tracemalloc.get_traced_memory()[1] < 10 * len(content) + 10**6
+    finally:
+        tracemalloc.stop()
+
+
+def test_tensors_that_claim_more_than_the_file_are_refused(folder: Path) -> None:
+    for header in (
+        {"w": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}},
+        {"w": {"dtype": "F32", "shape": [2**62, 2**62], "data_offsets": [0, 8]}},
+        {"w": {"dtype": "F32", "shape": [2], "data_offsets": [8, 0]}},
+        {"w": {"dtype": "object", "shape": [2], "data_offsets": [0, 8]}},
+    ):
+        text = json.dumps(header).encode()
+        replaced(folder, "model.safetensors", struct.pack("<Q", len(text)) + text + b"\0" * 8)
+        with pytest.raises(BundleError):
+            Bundle.load(folder)
+    for content in (b"", b"1234567"):
+        replaced(folder, "model.safetensors", content)
+        with pytest.raises(BundleError, match=f"{len(content)} bytes are no safetensors file"):
+            Bundle.load(folder)
+
+
+def test_what_is_no_bundle_says_what_it_is(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"nowhere: no such folder.*scorefield fit"):
+        Bundle.load(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(BundleError, match="no such folder"):
+        Bundle.load(tmp_path / "file")
+    with pytest.raises(BundleError, match=r"is not a scorefield model: it has no MANIFEST\.json"):
+        Bundle.load(tmp_path)
+    (folder / MANIFEST).unlink()
+    (folder / "fit.json").write_text("{}")
+    with pytest.raises(BundleError, match=r"training has not finished here, the same `scorefield fit` goes on"):
+        Bundle.load(folder)
+
+
+def test_a_place_that_cannot_be_written_is_refused(made: dict[str, Bundle], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(BundleError, match="cannot be made"):
+            made["array"].save(path)
+    assert (tmp_path / "file").read_text() == "x"
+
+
+def test_a_disk_that_fills_up_leaves_the_former_bundle(
+    made: dict[str, Bundle], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = Bundle.load(folder).sample(4).fingerprint()
+    calls = 0
+    true_sync = os.fsync
+
+    def full(handle: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls >= 2:
+            raise OSError(28, "No space left on device")
+        true_sync(handle)
+
+    with monkeypatch.context() as patch, pytest.raises(BundleError, match=r"bundle\.json: cannot write \d+ bytes: No sp"):
+        patch.setattr(os, "fsync", full)
+        made["array"].save(folder)
+    assert Bundle.load(folder).sample(4).fingerprint() == before
