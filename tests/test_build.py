@@ -62,11 +62,11 @@ def test_law_json_builds_the_same_objects(name: str, kind: str) -> None:
     assert build_schedule(again.noise) == build_schedule(recipe.noise)
     assert build_sampler(again).name == build_sampler(recipe).name
     first, second = build_model(recipe, shape, 2, seed=5), build_model(again, shape, 2, seed=5)
-    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
-    condition = torch.tensor([[1.0, 0.0]])
-    assert torch.equal(
-        losses(recipe, first.given(condition), shape), losses(again, second.given(condition), shape)
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     )
+    condition = torch.tensor([[1.0, 0.0]])
+    assert torch.equal(losses(recipe, first.given(condition), shape), losses(again, second.given(condition), shape))
     draw = [
         build_sampler(r, steps=3)(m.given(condition).eval(), 4, shape, seed=1)
         for r, m in ((recipe, first), (again, second))

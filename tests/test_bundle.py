@@ -1,4 +1,4 @@
-"""A bundle on disk: bit-identical samples, any number of rows in any chunks, refused when damaged, foreign or hostile."""
+"""A bundle on disk: bit-identical samples, any rows in any chunks, refused when damaged, foreign or hostile."""
 
 from __future__ import annotations
 
@@ -187,7 +187,13 @@ def test_saving_over_a_bundle_replaces_it(made: dict[str, Bundle], folder: Path)
 
 def test_the_card_names_data_recipe_and_conditions(folder: Path) -> None:
     text = (folder / "README.md").read_text()
-    for word in ("table of 60 rows", "edm", "conditions | kind", fields(folder)["data"]["fingerprint"], "scorefield sample"):
+    for word in (
+        "table of 60 rows",
+        "edm",
+        "conditions | kind",
+        fields(folder)["data"]["fingerprint"],
+        "scorefield sample",
+    ):
         assert word in text
 
 
@@ -207,7 +213,11 @@ def test_the_card_names_data_recipe_and_conditions(folder: Path) -> None:
     ],
 )
 def test_misuse_is_refused_before_the_model_is_asked(
-    made: dict[str, Bundle], options: dict[str, Any], error: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
+    made: dict[str, Bundle],
+    options: dict[str, Any],
+    error: type[Exception],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def asked(*args: object) -> None:
         raise AssertionError("the network was called")
@@ -267,7 +277,7 @@ def test_weights_that_do_not_fit_are_listed_and_none_is_loaded(folder: Path) -> 
 def test_weights_of_another_recipe_are_refused(made: dict[str, Bundle], folder: Path, tmp_path: Path) -> None:
     made["array"].save(tmp_path / "other")
     replaced(folder, "model.safetensors", (tmp_path / "other" / "model.safetensors").read_bytes())
-    with pytest.raises(BundleError, match="weights do not fit|not as expected"):
+    with pytest.raises(BundleError, match=r"weights do not fit|not as expected"):
         Bundle.load(folder)
 
 
@@ -381,7 +391,10 @@ def test_a_disk_that_fills_up_leaves_the_former_bundle(
             raise OSError(28, "No space left on device")
         true_sync(handle)
 
-    with monkeypatch.context() as patch, pytest.raises(BundleError, match=r"bundle\.json: cannot write \d+ bytes: No sp"):
+    with (  # noqa: PT012
+        monkeypatch.context() as patch,
+        pytest.raises(BundleError, match=r"bundle\.json: cannot write \d+ bytes: No sp"),
+    ):
         patch.setattr(os, "fsync", full)
         made["array"].save(folder)
     assert Bundle.load(folder).sample(4).fingerprint() == before

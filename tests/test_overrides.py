@@ -134,7 +134,7 @@ def test_presets_by_name_and_a_typo_with_a_suggestion() -> None:
     for name, preset in PRESETS.items():
         assert recipe_of(name) == preset()
         assert recipe_of(name).name == name
-    with pytest.raises(OptionError, match="dppm: no such recipe, did you mean 'ddpm'.*auto, edm, ddpm, ncsn"):
+    with pytest.raises(OptionError, match=r"dppm: no such recipe, did you mean 'ddpm'.*auto, edm, ddpm, ncsn"):
         recipe_of("dppm")
 
 

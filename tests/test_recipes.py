@@ -23,7 +23,9 @@ def test_presets_carry_their_names_and_differ() -> None:
     recipes = {name: preset() for name, preset in PRESETS.items()}
     assert [recipe.name for recipe in recipes.values()] == list(recipes)
     for name, recipe in recipes.items():
-        same = [n for n, r in recipes.items() if r.model_copy(update={"name": ""}) == recipe.model_copy(update={"name": ""})]
+        same = [
+            n for n, r in recipes.items() if r.model_copy(update={"name": ""}) == recipe.model_copy(update={"name": ""})
+        ]
         assert same == [name]
 
 

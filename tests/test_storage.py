@@ -1,4 +1,4 @@
-"""Folders that are whole or not there: killed or out of space at any call, cut short, flipped, or with hostile names."""
+"""Folders that are whole or not there: killed or out of space at any call, cut short, flipped, with hostile names."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_disk_full_at_any_call_says_so_and_leaves_the_old_intact(tmp_path: Path)
 
 def test_disk_full_names_the_path_and_the_bytes_needed(tmp_path: Path) -> None:
     storage.write_folder(tmp_path / "before", OLD)
-    with failing(1, full), pytest.raises(BundleError, match="metrics.*cannot write 12345 bytes: No space"):
+    with failing(1, full), pytest.raises(BundleError, match=r"metrics.*cannot write 12345 bytes: No space"):
         storage.write_bytes(tmp_path / "metrics", b"x" * 12345)
     for at in range(calls_of(lambda: storage.write_folder(tmp_path / "count", NEW))):
         with failing(at, full):

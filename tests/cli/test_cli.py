@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,19 +26,44 @@ from scorefield.cli.console import Console, clock
 from scorefield.data import Images, Table, read, write
 from scorefield.errors import Interrupted
 
-TINY = ["--steps", "5", "--set", "network.width=16", "--set", "training.batch=16", "--set", "training.precision=float32"]
-TINY_IMAGES = [*TINY, "--set", "network.channels=[32]", "--set", "network.blocks=[1]", "--set", "network.attention=[false]"]
+TINY = [
+    "--steps",
+    "5",
+    "--set",
+    "network.width=16",
+    "--set",
+    "training.batch=16",
+    "--set",
+    "training.precision=float32",
+]
+TINY_IMAGES = [
+    *TINY,
+    "--set",
+    "network.channels=[32]",
+    "--set",
+    "network.blocks=[1]",
+    "--set",
+    "network.attention=[false]",
+]
 Run = Callable[..., tuple[int, str, str]]
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
     """The program in this process: exit code, output, errors."""
     capsys.readouterr()
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as left:
-        patch.setattr(sys, "argv", ["scorefield", *map(str, arguments)])
-        main()
+    left = program_here(*arguments)
     out, err = capsys.readouterr()
-    return int(left.value.code or 0), out, err
+    return left, out, err
+
+
+def program_here(*arguments: object) -> int:
+    """The program in this process, which leaves it as it was; returns the exit code."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as left:  # noqa: PT012
+        patch.setattr(sys, "argv", ["scorefield", *map(str, arguments)])
+        patch.setattr(warnings, "showwarning", warnings.showwarning)
+        patch.setenv("GOMP_SPINCOUNT", "10000")
+        main()
+    return int(left.value.code or 0)
 
 
 @pytest.fixture
@@ -100,7 +126,13 @@ def test_tables_come_back_with_their_columns_and_types(run: Run, tmp_path: Path,
     np.testing.assert_array_equal(prices, np.round(prices, 2))
     code, out, _ = run("inspect", tmp_path / "run")
     assert code == 0
-    for word in ("count: integers", "price: at most 2 decimals", "unit: constant 3", "conditions: kind", "trained 5 steps"):
+    for word in (
+        "count: integers",
+        "price: at most 2 decimals",
+        "unit: constant 3",
+        "conditions: kind",
+        "trained 5 steps",
+    ):
         assert word in out, out
 
 
@@ -264,10 +296,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["fit", folder / "data.csv", "--out", folder / "run", "--condition", "kind", *TINY],
         ["fit", folder / "pets.parquet", "--out", folder / "image run", *TINY_IMAGES],
     ):
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as left:
-            patch.setattr(sys, "argv", ["scorefield", *map(str, arguments)])
-            main()
-        assert not left.value.code
+        assert program_here(*arguments) == 0
     (folder / "unfinished").mkdir()
     (folder / "unfinished" / "fit.json").write_text("{}")
     return folder
@@ -305,7 +334,10 @@ REFUSED = {
     "on bad": (f"{FIT} --on-bad drop", ["--on-bad drop", "skip"]),
     "foreign folder": ("fit data.csv --out notes --columns count,x", ["notes", "is not a run of scorefield"]),
     "out is a file": ("fit data.csv --out ragged.csv --columns count,x", ["ragged.csv", "is not a run"]),
-    "other request": ("fit data.csv --out run --condition kind --steps 6", ["begun with recipe", "choose another --out"]),
+    "other request": (
+        "fit data.csv --out run --condition kind --steps 6",
+        ["begun with recipe", "choose another --out"],
+    ),
     "no run": ("sample nowhere --out new.csv", ["nowhere", "no such folder"]),
     "no model": ("sample notes --out new.csv", ["notes is not a scorefield model"]),
     "unfinished": ("sample unfinished --out new.csv", ["training has not finished"]),
@@ -351,13 +383,13 @@ def test_wrong_input_is_one_clear_line_exit_2_and_nothing_created(
     ("words", "part"),
     [
         ("fit data.csv", "--out"),
-        ("fit --out new", "DATA"),
+        ("fit --out new", "'data'"),
         ("fit data.csv --out new --steps 0", "--steps"),
-        ("fit data.csv --out new --steps many", "many"),
+        ("fit data.csv --out new --steps many", "'--steps'"),
         ("fit data.csv --out new --seed -1", "--seed"),
         ("fit data.csv --out new --stpes 4", "--steps"),
         ("sample run --out new.csv --rows 0", "--rows"),
-        ("sample run --out new.csv --rows 1e3", "1e3"),
+        ("sample run --out new.csv --rows 1e3", "'--rows'"),
         ("sampel run", "sampel"),
     ],
 )
@@ -386,7 +418,9 @@ def test_a_damaged_run_is_refused_by_the_name_of_the_file(run: Run, tmp_path: Pa
     assert not (tmp_path / "a.npy").exists()
 
 
-def test_a_damaged_checkpoint_is_a_warning_of_one_line(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_checkpoint_is_a_warning_of_one_line(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     command = ["fit", "toy:rings", "--out", tmp_path / "run", *TINY, "--set", "checkpoint.every=2"]
     steps = 0
 
@@ -490,7 +524,7 @@ def test_sigint_in_the_middle_is_75_and_the_same_command_finishes(run: Run, tmp_
 
 @pytest.mark.parametrize("words", ["--help", "fit --help", "sample --help", "inspect --help", "demo --help"])
 def test_help_imports_nothing_heavy(words: str) -> None:
-    heavy = "torch numpy pyarrow pandas sklearn matplotlib PIL pydantic safetensors scipy".split()
+    heavy = ["torch", "numpy", "pyarrow", "pandas", "sklearn", "matplotlib", "PIL", "safetensors", "scipy"]
     code = (
         "import sys\n"
         f"sys.argv = ['scorefield', *{words.split()!r}]\n"
@@ -516,4 +550,3 @@ def test_python_dash_m_is_the_program() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0s"), (59.6, "1m00s"), (185, "3m05s"), (7800, "2h10m")])
 def test_a_clock_reads_as_people_say_it(seconds: float, text: str) -> None:
     assert clock(seconds) == text
-

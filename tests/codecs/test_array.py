@@ -31,9 +31,7 @@ def values(shape: tuple[int, ...], dtype: str = "float64", seed: int = 0) -> np.
     rows=st.integers(2, 9),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_law_arrays_of_every_type_and_shape_come_back(
-    dtype: str, shape: tuple[int, ...], rows: int, seed: int
-) -> None:
+def test_law_arrays_of_every_type_and_shape_come_back(dtype: str, shape: tuple[int, ...], rows: int, seed: int) -> None:
     data = Array(values((rows, *shape), dtype, seed))
     if (data.values == data.values[0]).all():
         return
@@ -116,7 +114,7 @@ def test_equal_rows_are_refused_even_where_their_elements_differ(shape: tuple[in
 
 
 def test_integers_that_float64_cannot_tell_apart_are_refused() -> None:
-    with pytest.raises(DataError, match="element 1.*cannot be told apart"):
+    with pytest.raises(DataError, match=r"element 1.*cannot be told apart"):
         ArrayCodec.fit(Array(np.array([[0, 2**60], [1, 2**60 + 1]])))
 
 

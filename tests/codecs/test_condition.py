@@ -142,7 +142,7 @@ def test_unknown_names_and_values_that_are_no_numbers_are_refused() -> None:
     codec = ConditionCodec.fit(weather())
     with pytest.raises(OptionError, match=r"not conditioned on 'knid'.*'kind'"):
         codec.draw(range(2), {"knid": "rain"}, seed=0)
-    with pytest.raises(OptionError, match="'heat' is a number.*warm"):
+    with pytest.raises(OptionError, match=r"'heat' is a number.*warm"):
         codec.draw(range(2), {"heat": "warm"}, seed=0)
     for value in ("nan", float("inf")):
         with pytest.raises(OptionError, match="'heat' must be finite"):

@@ -1,4 +1,4 @@
-"""Tables there and back: values, types and constants kept, log-Jacobian against numeric derivatives, refusals by name."""
+"""Tables there and back: values, types and constants kept, log-Jacobian against derivatives, refusals by name."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ def test_a_disk_that_refuses_leaves_the_old_ones(tmp_path: Path, monkeypatch: py
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(BundleError, match="No space left on device"):
+    with monkeypatch.context() as patch, pytest.raises(BundleError, match="No space left on device"):  # noqa: PT012
         patch.setattr(os, "fsync", full)
         save_checkpoint(made, tmp_path, 1)
     assert names(tmp_path) == ["step-000000005"]

@@ -68,7 +68,7 @@ def test_cutting_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patch, pytest.warns(UserWarning, match="No space left"):
+    with monkeypatch.context() as patch, pytest.warns(UserWarning, match="No space left"):  # noqa: PT031
         patch.setattr("os.fsync", full)
         Journal(path, after=1)
     assert lines(path) == [1, 2, 3]
@@ -79,7 +79,7 @@ def test_an_unwritable_path_is_told_once_and_training_goes_on(tmp_path: Path, ob
     path = tmp_path / "run" / "metrics.jsonl"
     if obstacle == "folder":
         path.mkdir(parents=True)
-    with pytest.warns(UserWarning, match=r"metrics\.jsonl cannot be written, going on without it") as told:
+    with pytest.warns(UserWarning, match=r"metrics\.jsonl cannot be written, going on without it") as told:  # noqa: PT031
         journal = Journal(path, after=5)
         journal.write({"step": 6})
     assert len(told) == 1

@@ -288,7 +288,9 @@ def test_statistics_the_standard_error_is_that_of_other_rows() -> None:
     means, claims, naive = [], [], []
     for seed in range(40):
         data = Gaussian(MEAN, COVARIANCE, SCHEDULE).sample(40, seed=100 + seed).float()
-        held_out = HeldOut(Rows(np.arange(40), lambda index, x=data: (x[torch.from_numpy(index)], None)), edm(1.0), seed)
+        held_out = HeldOut(
+            Rows(np.arange(40), lambda index, x=data: (x[torch.from_numpy(index)], None)), edm(1.0), seed
+        )
         loss, each = held_out(network())
         means.append(loss.mean)
         claims.append(loss.std_error)
@@ -309,14 +311,14 @@ def test_a_loss_that_is_not_finite_names_step_row_and_time_and_changes_nothing(v
     made = Trainer(network(), edm(1.0), rows(range(100, 300), x), rows(range(0)), SETTINGS, seed=0)
     weights: dict[str, Tensor] = {}
     number = 0
-    with pytest.raises(TrainingError) as refused:
+    with pytest.raises(TrainingError) as refused:  # noqa: PT012
         for step in made:
             weights = {n: v.clone() for n, v in made.state()[0].items()}
             number = step.number
     message = str(refused.value)
     assert f"step {number + 1}:" in message
     assert f"({bad}, " in message
-    t = float(message.split(f"({bad}, ")[1].split(")")[0])
+    t = float(message.split(f"({bad}, ")[1].split(")", maxsplit=1)[0])
     assert SCHEDULE.t_min <= t <= SCHEDULE.t_max
     assert made.number == number
     for name, value_now in made.state()[0].items():
@@ -328,7 +330,7 @@ def test_a_gradient_that_is_not_finite_is_told_from_a_loss(monkeypatch: pytest.M
     made = trainer()
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *a, **k: torch.tensor(torch.inf))
     before = made.state()[0]["model.network.out.weight"].clone()
-    with pytest.raises(TrainingError, match="gradient norm inf.*the gradient alone"):
+    with pytest.raises(TrainingError, match=r"gradient norm inf.*the gradient alone"):
         next(iter(made))
     assert torch.equal(made.state()[0]["model.network.out.weight"], before)
 

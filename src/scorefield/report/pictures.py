@@ -76,7 +76,8 @@ def _points(figure: Figure, data: dict[str, np.ndarray], samples: dict[str, np.n
     limits = []
     for values in data.values():
         low, high = np.quantile(values, (0.0005, 0.9995))
-        limits.append((low - 0.1 * (high - low), high + 0.1 * (high - low)))
+        margin = 0.1 * (high - low) or 1.0
+        limits.append((low - margin, high + margin))
     for part, columns, name in _halves(figure, data, samples):
         axes = part.subplots()
         color = _DATA if columns is data else _SAMPLES

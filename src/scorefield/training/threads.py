@@ -30,6 +30,7 @@ class Threads:
         while self.counts[-1] > 1:
             self.counts.append(self.counts[-1] // 2)
         self.chosen = most
+        self._tried: int | None = None
         self._timed: dict[int, list[float]] = {}
         self._recent: list[float] = []
         self._next_trial = 0.0
@@ -38,17 +39,17 @@ class Threads:
 
     def before_step(self) -> None:
         """Set the number of threads of the coming step."""
-        torch.set_num_threads(self._on_trial() or self.chosen)
+        self._tried = self._on_trial()
+        torch.set_num_threads(self._tried or self.chosen)
 
     def after_step(self, seconds: float) -> None:
         """Take in how long the step took."""
-        count = self._on_trial()
-        if count is None:
+        if self._tried is None:
             self._recent = [*self._recent[-4:], seconds]
             return
         if not self._timed:
             self._trial_began = time.monotonic() - seconds
-        self._timed.setdefault(count, []).append(seconds)
+        self._timed.setdefault(self._tried, []).append(seconds)
         if self._on_trial() is None:
             self._finish_trial()
 
