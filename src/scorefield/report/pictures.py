@@ -50,7 +50,8 @@ def picture_beside(data: Data, samples: Data, path: str | Path, title: str = "")
 
 def _grids(figure: Figure, data: Images, samples: Images) -> None:
     side = max(1, min(10, math.isqrt(min(len(data), len(samples)))))
-    figure.set_size_inches(9, 4.9 * data.pixels.shape[1] / data.pixels.shape[2])
+    _, height, width, _ = data.pixels.shape
+    figure.set_size_inches(9, 4.9 * min(2.0, max(0.4, height / width)))
     for part, images, name in _halves(figure, data, samples):
         axes = part.subplots()
         axes.imshow(_tiled(images, side), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
