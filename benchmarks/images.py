@@ -5,13 +5,14 @@ held-out images in the features of a small classifier trained here (no known net
 only with others of this script), beside the same distance for as many real images and for copies of the data blurred
 by one pixel. Labels are needed, in a column `label`.
 
-    python benchmarks/images.py sklearn:digits
-    python benchmarks/images.py mnist-train.parquet --test mnist-test.parquet --out mnist
+    python benchmarks/images.py sklearn:digits --conditional
+    python benchmarks/images.py mnist-train.parquet --test mnist-test.parquet --conditional --out mnist
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import time
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from torch import nn
 
 import scorefield as sf
 from scorefield.cli.console import Console
+from scorefield.cli.demo import ten_of_each
 from scorefield.data.kinds import Images
 from scorefield.data.read import read
 from scorefield.report.pictures import picture_beside
@@ -68,7 +70,7 @@ def frechet(body: nn.Module, a: torch.Tensor, b: torch.Tensor) -> float:
 def main() -> None:
     """Fit, draw, picture, figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data")
+    parser.add_argument("data", nargs="?", default="sklearn:digits")
     parser.add_argument("--test", help="held-out images; by default every fifth image of the data")
     parser.add_argument("--out", default="images-benchmark")
     parser.add_argument("--conditional", action="store_true")
@@ -79,6 +81,8 @@ def main() -> None:
     test = data.rows(np.arange(0, len(data), 5)) if arguments.test is None else read(arguments.test)
     train = data.rows(np.flatnonzero(np.arange(len(data)) % 5 > 0)) if arguments.test is None else data
     start = time.perf_counter()
+    if (out / "run").exists():
+        shutil.rmtree(out / "run")  # an old run would be taken for finished, and its time for nought
     with Console() as console:
         condition = ["label"] if arguments.conditional else []
         bundle = sf.fit(train, out=out / "run", condition=condition, report=console)
@@ -86,7 +90,10 @@ def main() -> None:
     start = time.perf_counter()
     samples = bundle.sample(SAMPLES)
     each = (time.perf_counter() - start) / SAMPLES
-    picture_beside(train.rows(np.arange(100)), samples, out / "samples.png")
+    shown = (
+        [ten_of_each(train), ten_of_each(samples)] if arguments.conditional else [train.rows(np.arange(100)), samples]
+    )
+    picture_beside(*shown, out / "samples.png")
     body = classifier(train)
     x, held_out = tensor(samples), tensor(test)
     real = tensor(train.rows(np.arange(min(SAMPLES, len(train)))))

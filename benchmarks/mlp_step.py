@@ -1,8 +1,8 @@
 """One optimisation step of the table network against the bare matrix products in it.
 
-Claim: a whole step (denoising loss, gradients, clipping, fused Adam, average of weights) of `MLP((2,))`, width 256,
-depth 4, batch 1024, takes at most 2 times its own matrix products in the same precision, in bfloat16 and in float32,
-without torch.compile (median of the rounds).
+Claim: a whole step of the library's training loop (order of rows, keyed noise, denoising loss, gradients, clipping,
+fused Adam, average of weights) on points in the plane, width 256, depth 4, batch 1024, takes at most 2 times its own
+matrix products in the same precision, in bfloat16 and in float32, without torch.compile (median of the rounds).
 
 The products are the three of each layer (forward, gradient of the input, gradient of the weights; the first layer has
 no gradient of its input) and nothing else: no bias, no activation. Contenders take turns within each round, because
@@ -10,24 +10,32 @@ the speed of a machine drifts; a ratio is of one round, and the table gives its 
 
     python benchmarks/mlp_step.py [--threads 1] [--rounds 15] [--compile] [--release-memory] [--cpu-time]
 
-glibc is asked to keep freed memory. With --release-memory it is left as it is: it then hands a step's activations back
-to the system and takes them again in the next, page by page, which cost 1.5 to 2 ms of processor time a step in
-bfloat16 and 3.5 to 5 in float32 where this was written, more or less as the heap happens to lie.
+glibc is asked to keep freed memory, as `fit` does. With --release-memory it is left as it is: it then hands a step's
+activations back to the system and takes them again in the next, page by page, which cost 1.5 to 2 ms of processor time
+a step in bfloat16 and 3.5 to 5 in float32 where this was written, more or less as the heap happens to lie.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import statistics
 import time
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from scorefield.build import build_model, build_objective
 from scorefield.networks.mlp import MLP
+from scorefield.noise_range import measure_noise_range
+from scorefield.overrides import override
+from scorefield.recipes import auto
+from scorefield.resolve import DataFacts, resolve
+from scorefield.training.loop import Trainer
+from scorefield.training.memory import keep_freed_memory
+from scorefield.training.rows import Rows
 
 BATCH, FEATURES, SIGMA_DATA = 1024, 2, 1.0
 LEARNING_RATE, BETAS, EPSILON, CLIP, DECAY = 3e-3, (0.9, 0.99), 1e-8, 1.0, 0.999
@@ -43,15 +51,6 @@ def float32_products(library: str) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-def keep_memory() -> None:
-    """Ask glibc to keep what is freed, up to 1 GB, for the next step; nothing happens with another C library."""
-    trim_threshold, mmap_threshold = -1, -3  # the names of malloc.h
-    with contextlib.suppress(OSError, AttributeError):
-        library = ctypes.CDLL("libc.so.6")
-        library.mallopt(trim_threshold, 2**30)
-        library.mallopt(mmap_threshold, 2**30)
 
 
 def products(network: MLP, precision: torch.dtype) -> Callable[[], None]:
@@ -88,27 +87,22 @@ def denoising(data: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return c_in * x_t, log_sigma / 4, target
 
 
-def eager_step(network: MLP, data: Tensor, precision: torch.dtype) -> Callable[[], None]:
-    """The step as the training loop does it."""
-    parameters: list[Tensor] = list(network.parameters())
-    average = [parameter.detach().clone() for parameter in parameters]
-    optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE, betas=BETAS, fused=True)
-
-    def run() -> None:
-        inputs, c_noise, target = denoising(data)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
-            output = network(inputs, c_noise)
-        (output - target).square().mean().backward()
-        nn.utils.clip_grad_norm_(parameters, CLIP)
-        optimizer.step()
-        optimizer.zero_grad()
-        torch._foreach_lerp_(average, parameters, 1 - DECAY)
-
-    return run
+def training_step(data: Tensor, width: int, depth: int, precision: str) -> tuple[MLP, Callable[[], None]]:
+    """A step of the library's own training loop: order, noise, times, loss, gradients, checks, Adam, average."""
+    settings = [f"training.precision={precision}", "training.steps=1000000", f"training.batch={BATCH}"]
+    settings += [f"network.width={width}", f"network.depth={depth}"]
+    facts = DataFacts((FEATURES,), len(data), measure_noise_range(data), torch.device("cpu"))
+    recipe, _ = resolve(override(auto(), settings), facts)
+    model = build_model(recipe, facts.shape, 0, seed=0)
+    rows = Rows(np.arange(len(data)), lambda numbers: (data.index_select(0, torch.from_numpy(numbers)), None))
+    nothing = Rows(np.arange(0), rows.take)
+    steps = iter(Trainer(model, build_objective(recipe), rows, nothing, recipe.training, seed=0))
+    assert isinstance(model.network, MLP)
+    return model.network, lambda: (next(steps), None)[1]
 
 
 def compiled_step(network: MLP, data: Tensor, precision: torch.dtype) -> Callable[[], None]:
-    """The same step with loss, gradients, clipping, Adam and average in one compiled graph."""
+    """Loss, gradients, clipping, Adam and average in one compiled graph, to see what that would give."""
     weights = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
     first = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     second = {name: torch.zeros_like(weight) for name, weight in weights.items()}
@@ -159,7 +153,7 @@ def main() -> None:
     options = parser.parse_args()
     clock = time.process_time if options.cpu_time else time.perf_counter
     if not options.release_memory:
-        keep_memory()
+        keep_freed_memory()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     data = torch.randn(50_000, FEATURES)
@@ -171,10 +165,10 @@ def main() -> None:
         ("float32 oneDNN", torch.float32, "oneDNN"),
         ("bfloat16", torch.bfloat16, "default"),
     ):
-        network = MLP((FEATURES,), options.width, options.depth)
+        network, step = training_step(data, options.width, options.depth, str(precision).removeprefix("torch."))
         bare = f"products {name}"
         contenders[bare] = (products(network, precision), library, bare)
-        contenders[f"step {name}"] = (eager_step(network, data, precision), library, bare)
+        contenders[f"step {name}"] = (step, library, bare)
         if options.compile and library == "default":
             contenders[f"compiled step {name}"] = (compiled_step(network, data, precision), library, bare)
 

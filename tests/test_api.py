@@ -558,6 +558,50 @@ def test_a_loss_that_is_not_finite_is_an_error_and_no_bundle(tmp_path: Path, mon
     assert not (tmp_path / "run" / MANIFEST).exists()
 
 
+def test_law_nan_weights_never_become_a_checkpoint_or_a_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where the loss is looked at every twenty steps only and a checkpoint may come in between."""
+    true_update = Trainer._update
+
+    def poisoned(self: Trainer) -> Any:
+        done = true_update(self)
+        if self.number >= 5:
+            with torch.no_grad():
+                next(self.model.parameters()).fill_(torch.nan)
+        return done
+
+    monkeypatch.setattr(Trainer, "_check_finite", lambda *arguments: None)
+    monkeypatch.setattr(Trainer, "_update", poisoned)
+    run = tmp_path / "run"
+    with pytest.raises(TrainingError, match=r"step 6: .* weights are not finite"):
+        fit(array(), "checkpoint.every=2", out=run)
+    assert sorted(place.name for place in (run / "checkpoints").iterdir())[-1] == "step-000000004"
+    assert not (run / MANIFEST).exists()
+    with pytest.raises(TrainingError, match="weights are not finite"):
+        fit(array(), "checkpoint.every=1000", out=tmp_path / "other")
+    assert not (tmp_path / "other" / MANIFEST).exists()
+
+
+def test_a_saved_model_is_no_run_to_go_on_with(tmp_path: Path) -> None:
+    fit(array()).save(tmp_path / "model")
+    before = tree(tmp_path)
+    with pytest.raises(OptionError, match=r"model: it is a saved model, not a run; choose another --out"):
+        fit(array(), out=tmp_path / "model")
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("place", ["/proc/run", "file/run", "n" * 300, "locked"])
+def test_an_impossible_place_is_refused_before_training(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("x")
+    true_access = os.access
+    # Whoever may do anything, as root, is refused by no mode of a folder.
+    monkeypatch.setattr(os, "access", lambda p, mode: "locked" not in str(p) and true_access(p, mode))
+    monkeypatch.setattr(Trainer, "_update", lambda self: pytest.fail("trained"))
+    with pytest.raises(OptionError, match=r"--out .*(cannot be made|cannot be reached|nothing can be written there)"):
+        fit(array(), out=tmp_path / place)
+
+
 def test_progress_ends_with_the_last_step_and_says_what_was_chosen() -> None:
     told = StopAt()
     fit(np.ascontiguousarray(np.c_[array(), np.ones(60)]), report=told)

@@ -159,3 +159,47 @@ def test_an_unknown_sampler_and_an_incomplete_recipe_are_refused() -> None:
         build_sampler(complete(Recipe(), (3,)), "hun")
     with pytest.raises(OptionError, match="not complete"):
         build_schedule(Recipe().noise)
+
+
+@pytest.mark.parametrize("schedule", ["edm", "ve", "ncsn", "ddpm", "vp", "subvp", "cosine", "flow"])
+def test_every_schedule_spans_the_measured_range(schedule: str) -> None:
+    measured = measure_noise_range(Stream(0, "data").normal(500, (3,)))
+    recipe, _ = resolve(
+        override(Recipe(), [f"noise.schedule={schedule}"]), DataFacts((3,), 500, measured, torch.device("cpu"))
+    )
+    built = build_schedule(recipe.noise)
+    ends = built.at(torch.tensor([built.t_min, built.t_max]))
+    assert (ends.sigma / ends.alpha).tolist() == pytest.approx([measured.sigma_min, measured.sigma_max], rel=1e-5)
+
+
+def test_a_range_that_a_schedule_does_not_reach_is_cut_aloud_when_measured_and_refused_when_asked_for() -> None:
+    far = measure_noise_range(200 * Stream(0, "data").normal(500, (3,)))
+    facts = DataFacts((3,), 500, far, torch.device("cpu"))
+    recipe, said = resolve(override(Recipe(), ["noise.schedule=vp"]), facts)
+    assert any("below the measured σ_max" in text for text in said)
+    build_schedule(recipe.noise)
+    asked, _ = resolve(override(Recipe(), ["noise.schedule=vp", "noise.sigma_max=1000"]), facts)
+    with pytest.raises(OptionError, match="VP ends at σ/α"):
+        build_schedule(asked.noise)
+
+
+@pytest.mark.parametrize(
+    ("setting", "known"),
+    [("network.kind=cnn", "mlp, unet"), ("objective.weight=sigma_sqared", "did you mean 'sigma_squared'")],
+)
+def test_a_name_that_no_table_has_is_refused_with_those_it_has(setting: str, known: str) -> None:
+    measured = measure_noise_range(Stream(0, "data").normal(500, (3,)))
+    recipe, _ = resolve(override(Recipe(), [setting]), DataFacts((3,), 500, measured, torch.device("cpu")))
+    build = (lambda: build_model(recipe, (3,), 0, 0)) if "network" in setting else (lambda: build_objective(recipe))
+    with pytest.raises(OptionError, match=known):
+        build()
+
+
+def test_annealed_langevin_steps_by_the_ratio_of_its_own_levels() -> None:
+    # Of a model on VP the levels span another range than the recipe's σ_min and σ_max would say.
+    sampler = build_sampler(Recipe(), "langevin", 20)
+    assert sampler.corrector is not None
+    near = sampler.corrector(torch.logspace(1, 0, 20))
+    far = sampler.corrector(torch.logspace(3, 0, 20))
+    # More noise to lose at each level takes larger steps.
+    assert far.size > near.size  # type: ignore[attr-defined]

@@ -17,8 +17,9 @@ import torch
 
 from scorefield import api, bundle
 from scorefield.bundle import Bundle
+from scorefield.card import short
 from scorefield.data import Array, Images, Table
-from scorefield.errors import BundleError, OptionError, SamplingError
+from scorefield.errors import BundleError, Interrupted, OptionError, SamplingError, WriteError
 from scorefield.overrides import override
 from scorefield.recipes import PRESETS
 from scorefield.storage import MANIFEST
@@ -173,11 +174,67 @@ def test_another_sampler_and_steps_draw_other_rows(made: dict[str, Bundle]) -> N
     assert made["array"].sample(4, steps=5).fingerprint() in seen  # heun is the recipe's own
 
 
-def test_progress_is_told_after_each_chunk(made: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundle, "_CHUNK", 3 * 4)
-    told: list[tuple[int, int]] = []
-    made["array"].sample(10, on_rows=lambda done, rows: told.append((done, rows)))
-    assert told == [(4, 10), (8, 10), (10, 10)]
+@pytest.mark.parametrize("kind", ["array", "ddpm", "ncsn"])
+@pytest.mark.parametrize("chunk", [4, 10, 99])
+def test_progress_goes_by_step_and_reaches_one_only_at_the_end(
+    made: dict[str, Bundle], kind: str, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle, "_CHUNK", 3 * chunk)
+    told: list[float] = []
+    made[kind].sample(10, steps=5, on_progress=told.append)
+    assert told[0] == 0
+    assert told == sorted(told)
+    assert [share for share in told if share >= 1] == [1.0]
+    chunks = -(-10 // chunk)
+    assert len(told) == chunks * (5 + 1)
+    # A chunk's last told step leaves one fifth of the chunk to do.
+    assert told[4] == pytest.approx(min(chunk, 10) / 10 * 4 / 5)
+
+
+def test_what_progress_raises_stops_between_steps(made: dict[str, Bundle]) -> None:
+    told: list[float] = []
+
+    def stop(share: float) -> None:
+        told.append(share)
+        if share > 0.3:
+            raise Interrupted("enough")
+
+    with pytest.raises(Interrupted, match="enough"):
+        made["array"].sample(10, steps=10, on_progress=stop)
+    assert told == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_blank_row_has_the_form_of_a_sample_without_the_model(
+    made: dict[str, Bundle], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = made[kind].sample(1)
+    monkeypatch.setattr(type(made[kind].denoiser), "output", None)
+    blank = made[kind].blank()
+    assert short(blank) == short(drawn)
+    if isinstance(drawn, Table):
+        assert isinstance(blank, Table)
+        assert blank.columns.schema == drawn.columns.schema
+        with pytest.raises(OptionError, match="'kind' was never 'c'"):
+            made[kind].blank(given={"kind": "c"})
+
+
+def test_saving_never_writes_among_foreign_files(made: dict[str, Bundle], tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(OptionError, match=r"'README\.md' and is neither a model nor a run"):
+        made["array"].save(tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["README.md"]
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize("left", [[], [".bundle.json.partial"], ["fit.json", "metrics.jsonl"], [MANIFEST, "notes.txt"]])
+def test_saving_takes_an_empty_folder_a_run_a_model_and_what_a_cut_off_save_left(
+    made: dict[str, Bundle], left: list[str], tmp_path: Path
+) -> None:
+    for name in left:
+        (tmp_path / name).write_text("{}")
+    made["array"].save(tmp_path)
+    assert Bundle.load(tmp_path).sample(2).fingerprint() == made["array"].sample(2).fingerprint()
 
 
 def test_saving_over_a_bundle_replaces_it(made: dict[str, Bundle], folder: Path) -> None:
@@ -203,10 +260,10 @@ def test_the_card_names_data_recipe_and_conditions(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"rows": 0}, SamplingError, "rows must be at least 1, got 0"),
-        ({"rows": -3}, SamplingError, "got -3"),
-        ({"rows": 2, "steps": 1}, SamplingError, "steps must be at least 2, got 1"),
-        ({"rows": 2, "steps": 0}, SamplingError, "steps must be at least 2, got 0"),
+        ({"rows": 0}, OptionError, "rows must be at least 1, got 0"),
+        ({"rows": -3}, OptionError, "got -3"),
+        ({"rows": 2, "steps": 1}, OptionError, "steps must be at least 2, got 1"),
+        ({"rows": 2, "steps": 0}, OptionError, "steps must be at least 2, got 0"),
         ({"rows": 2, "sampler": "heum"}, OptionError, "'heum' is not known.*heun"),
         ({"rows": 2, "given": {"kind": "c"}}, OptionError, "'kind' was never 'c'.*a, b"),
         ({"rows": 2, "given": {"n": 3}}, OptionError, r"not conditioned on 'n', only on \['kind'\]"),
@@ -393,7 +450,7 @@ def test_a_disk_that_fills_up_leaves_the_former_bundle(
 
     with (  # noqa: PT012
         monkeypatch.context() as patch,
-        pytest.raises(BundleError, match=r"bundle\.json: cannot write \d+ bytes: No sp"),
+        pytest.raises(WriteError, match=r"bundle\.json: cannot write \d+ bytes: No sp"),
     ):
         patch.setattr(os, "fsync", full)
         made["array"].save(folder)

@@ -9,8 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from scorefield.betas import linear_betas, linear_betas_between
 from scorefield.errors import OptionError
-from scorefield.noise import EDM, VE, VP, Cosine, Discrete, Flow, Schedule, SubVP, linear_betas, mix
+from scorefield.noise import (
+    EDM,
+    VE,
+    VP,
+    Cosine,
+    Discrete,
+    Flow,
+    Schedule,
+    SubVP,
+    mix,
+)
 
 BETAS = tuple(float(b) for b in torch.linspace(1e-3, 0.2, 30, dtype=torch.float64))
 SIGMAS = tuple(0.01 * 1.4**k for k in range(20))
@@ -327,3 +338,26 @@ def test_a_schedule_that_cannot_be_is_refused(fault: str) -> None:
     make, words = FAULTS[fault]
     with pytest.raises(OptionError, match=words):
         make()
+
+
+@pytest.mark.parametrize(("low", "high", "steps"), [(0.01, 157.0, 1000), (0.002, 33.0, 1000), (0.1, 5.0, 20)])
+def test_a_table_between_two_levels_starts_and_ends_there_evenly(low: float, high: float, steps: int) -> None:
+    betas = linear_betas_between(low, high, steps)
+    schedule = Discrete(betas=betas)
+    ends = schedule.at(torch.tensor([1.0, float(steps)]))
+    assert (ends.sigma / ends.alpha).tolist() == pytest.approx([low, high], rel=1e-6)
+    gaps = torch.tensor(betas, dtype=torch.float64).diff()
+    assert float(gaps.max() - gaps.min()) < 1e-9
+    assert 0 < betas[0] < betas[-1] < 1
+
+
+def test_ddpms_own_table_is_the_one_between_its_own_ends() -> None:
+    own = Discrete(betas=linear_betas()).at(torch.tensor([1.0, 1000.0]))
+    low, high = (own.sigma / own.alpha).tolist()
+    assert linear_betas_between(low, high, 1000) == pytest.approx(linear_betas(), rel=1e-6)
+
+
+@pytest.mark.parametrize(("low", "high", "steps"), [(1.0, 1.5, 100), (0.01, 1e9, 2)])
+def test_ends_that_no_linear_table_joins_are_refused(low: float, high: float, steps: int) -> None:
+    with pytest.raises(OptionError, match="no linear table"):
+        linear_betas_between(low, high, steps)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from pathlib import Path
 
 import pytest
 from pydantic import BaseModel, ValidationError
@@ -73,7 +75,7 @@ def test_numbers_out_of_their_range_are_refused() -> None:
     for fields in ({"sigma_min": 0}, {"sigma_max": -1}, {"levels": 1}, {"schedule": "?"}):
         with pytest.raises(ValidationError):
             NoiseSettings.model_validate(fields)
-    for network in ({"width": 0}, {"depth": 0}, {"channels": ()}, {"patch": 0}, {"kind": "cnn"}):
+    for network in ({"width": 0}, {"depth": 0}, {"channels": ()}, {"patch": 0}, {"blocks": (0,)}):
         with pytest.raises(ValidationError):
             NetworkSettings.model_validate(network)
 
@@ -84,3 +86,11 @@ def test_every_part_says_what_it_is() -> None:
         assert part.__doc__
         numbers = [f for f in part.model_fields.values() if "int" in str(f.annotation) or "float" in str(f.annotation)]
         assert all(field.description for field in numbers)
+
+
+def test_the_page_of_recipes_lists_every_field() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text(encoding="utf-8")
+    fields = [f"`{group}.{name}`" for group, part in plain(Recipe()).items() if group != "name" for name in part]
+    assert [field for field in fields if field not in page] == []
+    listed = re.findall(r"^\| `([a-z]+\.[a-z_0-9]+)`", page, re.MULTILINE)
+    assert [name for name in listed if f"`{name}`" not in fields] == []

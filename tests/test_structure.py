@@ -20,14 +20,14 @@ PACKAGE = "scorefield"
 # Lowest floor first. A room may use the floors below it and, without a circle, its own.
 FLOORS = (
     ("errors",),
-    ("randomness", "storage", "noise", "noise_range", "networks", "calculus", "ode"),
+    ("randomness", "storage", "noise", "betas", "noise_range", "networks", "calculus", "ode"),
     ("parametrization",),
     ("model",),
     ("exact", "objectives", "samplers", "guidance", "likelihood"),
     ("codecs", "data", "training"),
     ("recipes", "overrides", "resolve", "features", "progress", "build", "card", "bundle"),
     ("api",),
-    ("estimator", "inspection", "evaluation", "report", "explorer", "interop", "cli"),
+    ("estimator", "inspection", "unfinished", "evaluation", "report", "explorer", "interop", "cli"),
     ("", "__main__"),  # the public face, scorefield/__init__.py
 )
 STRANGERS = {"exact", "objectives", "samplers", "guidance", "likelihood"}  # these never import each other

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import time
 from collections.abc import Sequence
@@ -15,10 +16,11 @@ import torch
 
 from scorefield.build import build_model, build_objective, build_sampler
 from scorefield.bundle import Bundle
+from scorefield.card import short
 from scorefield.data.kinds import Data
 from scorefield.data.read import read
 from scorefield.errors import BundleError, Interrupted, OptionError
-from scorefield.features import Features
+from scorefield.features import Features, columns_to_read
 from scorefield.noise_range import NoiseRange, measure_noise_range
 from scorefield.progress import Quiet, Reporter
 from scorefield.recipes import Recipe, auto, plain
@@ -87,15 +89,17 @@ def fit(
     recipe, report = recipe or auto(), report or Quiet()
     place = pick_device(device)
     keep_freed_memory()
-    taken = read(data, columns=columns, on_bad=on_bad)
+    taken = read(data, columns=columns_to_read(columns, condition), on_bad=on_bad)
     for note in taken.notes:
         report.say(note)
     features = Features.fit(taken, condition, seed)
     for note in features.codec.notes:
         report.say(note)
     request = _request(recipe, taken, condition, seed)
-    folder = None if out is None else Path(out)
+    folder = None if out is None else _reached(Path(out))
     if folder is not None and (folder / MANIFEST).exists():
+        if not (folder / _BEGUN).exists():
+            raise OptionError(f"--out {folder}: it is a saved model, not a run; choose another --out")
         _check_request(read_json(folder / _BEGUN), request, folder)
         report.say(f"{folder} is complete already, nothing to do")
         return Bundle.load(folder, place)
@@ -109,6 +113,8 @@ def fit(
     # Whatever refuses the recipe does so here, before anything is written.
     trainer = _trainer(complete, taken, features, seed, place)
     build_sampler(complete)
+    if folder is not None:
+        _make(folder)
     if folder is not None and kept is None:
         _begin(folder, {**request, "complete": plain(complete), "noise_range": asdict(noise_range)})
     after = load_checkpoint(trainer, folder / "checkpoints") if folder is not None else None
@@ -141,17 +147,34 @@ def _prepare(
     recipe: Recipe, data: Data, features: Features, seed: int, device: torch.device
 ) -> tuple[NoiseRange, Recipe, list[str]]:
     """Measure the data and complete the recipe, with a sentence for each choice."""
-    noise_range = measure_noise_range(features.measured_rows(data), resolution=features.codec.resolution, seed=seed)
+    noise_range = measure_noise_range(
+        features.measured_rows(data, seed), resolution=features.codec.resolution, seed=seed, rows=len(data)
+    )
     complete, choices = resolve(recipe, DataFacts(features.codec.shape, len(data), noise_range, device))
     return noise_range, complete, [noise_range.reason, *choices]
 
 
-def _begin(folder: Path, fields: dict[str, Any]) -> None:
-    """Make the folder of a run and write down what it is begun with."""
+def _reached(folder: Path) -> Path:
+    """The folder of a run, refused where this place cannot even be looked at."""
+    try:
+        (folder / MANIFEST).exists()
+    except OSError as error:
+        raise OptionError(f"--out {folder}: cannot be reached: {error.strerror or error}") from error
+    return folder
+
+
+def _make(folder: Path) -> None:
+    """Make the folder of a run, or refuse a place where nothing can be written, before training."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OptionError(f"--out {folder}: cannot be made: {error.strerror or error}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OptionError(f"--out {folder}: nothing can be written there")
+
+
+def _begin(folder: Path, fields: dict[str, Any]) -> None:
+    """Write down what a run is begun with."""
     write_text(folder / _BEGUN, json.dumps(fields, indent=2) + "\n")
 
 
@@ -213,7 +236,7 @@ def _request(recipe: Recipe, data: Data, condition: Sequence[str], seed: int) ->
     """What a run was asked for: going on with it needs the same."""
     return {
         "recipe": plain(recipe),
-        "data": {"fingerprint": data.fingerprint(), "description": data.describe()},
+        "data": {"fingerprint": data.fingerprint(), "description": short(data)},
         "condition": list(condition),
         "seed": seed,
     }
@@ -252,7 +275,7 @@ def _facts(data: Data, trainer: Trainer, seed: int) -> dict[str, Any]:
         "data": {
             "kind": data.kind,
             "rows": len(data),
-            "description": data.describe(),
+            "description": short(data),
             "fingerprint": data.fingerprint(),
         },
         "training": {

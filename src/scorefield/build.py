@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
+from torch import nn
 
+from scorefield.betas import linear_betas_between
 from scorefield.errors import OptionError
 from scorefield.model import NetworkDenoiser
 from scorefield.networks.mlp import MLP
 from scorefield.networks.unet import UNet
-from scorefield.noise import EDM, VE, VP, Cosine, Discrete, Flow, Schedule, SubVP, linear_betas
-from scorefield.objectives import weights
+from scorefield.noise import EDM, VE, VP, Cosine, Discrete, Flow, Schedule, SubVP
 from scorefield.objectives.criteria import Denoising
 from scorefield.objectives.matching import ScoreMatching
 from scorefield.objectives.times import LogNormal, LogUniform, TimeLaw, Uniform, UniformIntegers
+from scorefield.objectives.weights import WEIGHTS
 from scorefield.parametrization import EPSILON, SCORE, VELOCITY, X0, Parametrization, V, edm_f
-from scorefield.recipes import NetworkSettings, NoiseSettings, Recipe
-from scorefield.samplers import presets
-from scorefield.samplers.presets import Sampler
+from scorefield.recipes import NetworkSettings, NoiseSettings, Notation, Recipe
+from scorefield.samplers.presets import SAMPLERS, Sampler
 
-_LARGEST_SIGMA = 1e4  # σ/α at which a flow ends
+T = TypeVar("T")
 
 
 def build_model(recipe: Recipe, shape: tuple[int, ...], condition_features: int, seed: int) -> NetworkDenoiser:
@@ -34,7 +38,8 @@ def build_model(recipe: Recipe, shape: tuple[int, ...], condition_features: int,
     """
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)  # type: ignore[attr-defined]
-        network = _network(recipe.network, shape, condition_features)
+        made = _named(NETWORKS, recipe.network.kind or "mlp", "network.kind")
+        network = made(recipe.network, shape, condition_features)
     sigma_data = _known(recipe.noise.sigma_data)
     schedule = build_schedule(recipe.noise)
     return NetworkDenoiser(
@@ -57,23 +62,36 @@ def build_schedule(noise: NoiseSettings) -> Schedule:
                 sigmas=tuple(torch.logspace(0, 1, levels, high / low, dtype=torch.float64).mul(low).tolist())
             )
         case "ddpm":
-            # Ho et al.'s table is made for 1000 levels; others keep its total noise.
-            return Discrete(betas=tuple(min(0.999, b * 1000 / levels) for b in linear_betas(levels)))
+            return Discrete(betas=linear_betas_between(low, high, levels))
         case "vp":
-            return VP(t_min=float(VP().time_of_sigma(low)))
+            return VP(t_min=_time(VP(), low), t_max=_time(VP(), high))
         case "subvp":
-            return SubVP(t_min=float(SubVP().time_of_sigma(low)))
+            return SubVP(t_min=_time(SubVP(), low), t_max=_time(SubVP(), high))
         case "cosine":
-            return Cosine(t_min=float(Cosine().time_of_sigma(low)))
+            return Cosine(t_min=_time(Cosine(), low), t_max=_time(Cosine(), high))
         case "flow":
-            # At t = 1 nothing of the data is left, and a network has no input for σ/α = ∞.
-            return Flow(t_min=float(Flow().time_of_sigma(low)), t_max=float(Flow().time_of_sigma(_LARGEST_SIGMA)))
+            return Flow(t_min=_time(Flow(), low), t_max=_time(Flow(), high))
+
+
+def _time(schedule: Schedule, sigma: float) -> float:
+    """The time with this σ/α.
+
+    Raises:
+        OptionError: when the schedule ends before.
+    """
+    end = schedule.at(schedule.t_max)
+    if sigma > float(end.sigma / end.alpha):
+        raise OptionError(
+            f"noise.sigma_max={sigma:g}: {type(schedule).__name__} ends at σ/α = {float(end.sigma / end.alpha):.4g}; "
+            "set a smaller one, or another noise.schedule"
+        )
+    return float(schedule.time_of_sigma(sigma))
 
 
 def build_objective(recipe: Recipe) -> ScoreMatching:
     """The objective of a complete recipe."""
     settings = recipe.objective
-    weight = {"one": weights.one, "sigma_squared": weights.sigma_squared}[settings.weight]
+    weight = _named(WEIGHTS, settings.weight, "objective.weight")
     criterion = Denoising(_parametrization(settings.loss, _known(recipe.noise.sigma_data)))
     laws: dict[str, TimeLaw] = {"uniform": Uniform(), "levels": UniformIntegers(), "log_uniform": LogUniform()}
     times = laws.get(settings.times or "") or _log_normal(recipe)
@@ -101,27 +119,17 @@ def build_sampler(recipe: Recipe, name: str | None = None, steps: int | None = N
     Raises:
         OptionError: for an unknown name.
     """
-    made = {
-        "ddpm": presets.ddpm(),
-        "ddim": presets.ddim(),
-        "ancestral": presets.ancestral(),
-        "euler": presets.euler(),
-        "heun": presets.heun(),
-    }
     chosen = name or recipe.sampler.name
+    sampler = _named(SAMPLERS, chosen, "sampler")()
     count = steps or (recipe.sampler.steps if chosen == recipe.sampler.name else None)
-    if chosen == "langevin":
-        levels = count or recipe.noise.levels or 100
-        ratio = (_known(recipe.noise.sigma_max) / _known(recipe.noise.sigma_min)) ** (1 / (levels - 1))
-        return presets.annealed_langevin(levels, ratio, recipe.sampler.moves)
-    if chosen not in made:
-        raise OptionError(f"sampler {chosen!r} is not known; known are {', '.join([*made, 'langevin'])}")
-    return made[chosen].with_steps(count) if count else made[chosen]
+    return sampler.with_steps(count) if count else sampler
 
 
-def _network(settings: NetworkSettings, shape: tuple[int, ...], condition_features: int) -> torch.nn.Module:
-    if settings.kind == "mlp":
-        return MLP(shape, settings.width or 256, settings.depth or 4, condition_features)
+def _mlp(settings: NetworkSettings, shape: tuple[int, ...], condition_features: int) -> nn.Module:
+    return MLP(shape, settings.width or 256, settings.depth or 4, condition_features)
+
+
+def _unet(settings: NetworkSettings, shape: tuple[int, ...], condition_features: int) -> nn.Module:
     if len(shape) != 3:
         raise OptionError(f"network.kind=unet needs rows of shape (C, H, W), these have {shape}: use mlp")
     lengths = {len(part or ()) for part in (settings.channels, settings.blocks, settings.attention)}
@@ -140,9 +148,27 @@ def _network(settings: NetworkSettings, shape: tuple[int, ...], condition_featur
         raise OptionError(f"network.channels={settings.channels}: {error}") from error
 
 
-def _parametrization(name: str, sigma_data: float) -> Parametrization:
-    known = {p.name: p for p in (X0, EPSILON, SCORE, V, VELOCITY)}
-    return known.get(name) or edm_f(sigma_data)
+Network = Callable[[NetworkSettings, tuple[int, ...], int], nn.Module]
+
+NETWORKS: dict[str, Network] = {"mlp": _mlp, "unet": _unet}
+
+
+def _named(table: dict[str, T], name: str, what: str) -> T:
+    """The line of a table.
+
+    Raises:
+        OptionError: for a name that it does not have.
+    """
+    if name not in table:
+        close = difflib.get_close_matches(name, table, 1)
+        hint = f", did you mean {close[0]!r}?" if close else ""
+        raise OptionError(f"{what} {name!r} is not known{hint}; there are {', '.join(table)}")
+    return table[name]
+
+
+def _parametrization(name: Notation, sigma_data: float) -> Parametrization:
+    notations = {p.name: p for p in (X0, EPSILON, SCORE, V, VELOCITY, edm_f(sigma_data))}
+    return notations[name]
 
 
 def _known(value: float | None) -> float:

@@ -24,15 +24,17 @@ from torch import Tensor
 from scorefield.build import build_model, build_sampler
 from scorefield.card import model_card
 from scorefield.data.kinds import Data
-from scorefield.errors import BundleError, OptionError, SamplingError
+from scorefield.errors import BundleError, OptionError, WriteError
 from scorefield.features import Features
 from scorefield.model import NetworkDenoiser
 from scorefield.noise_range import NoiseRange
 from scorefield.recipes import Recipe, plain
+from scorefield.samplers.loop import OnStep
 from scorefield.storage import MANIFEST, read_files, write_files
 
 FORMAT = 1
-_CHUNK = 1 << 21  # numbers drawn at a time
+_CHUNK = 1 << 18  # numbers drawn at a time on a processor: what its caches still serve
+_ACCELERATED = 8  # times as many on an accelerator, which is idle with less
 _MOST_ROWS = 16_384
 
 _UNREADABLE = (
@@ -40,7 +42,7 @@ _UNREADABLE = (
     *(safetensors.SafetensorError, pydantic.ValidationError),
 )
 
-OnRows = Callable[[int, int], None]
+OnProgress = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Bundle:
         given: Mapping[str, Any] | None = None,
         sampler: str | None = None,
         steps: int | None = None,
-        on_rows: OnRows | None = None,
+        on_progress: OnProgress | None = None,
     ) -> Data:
         """Draw new rows in the form of the training data.
 
@@ -78,34 +80,46 @@ class Bundle:
             seed: of all randomness.
             given: values of conditions by name; the others are drawn as they occurred with these in training.
             sampler, steps: instead of the recipe's.
-            on_rows: called as on_rows(done, rows) after each chunk.
+            on_progress: called with the share that is done after each step of the sampler, with 1 when all rows are
+                drawn; what it raises stops the drawing.
 
         Returns:
             a Table, an Array or Images.
 
         Raises:
-            OptionError: for an unknown condition, category or sampler.
-            SamplingError: for misuse, and for rows that are not finite.
+            OptionError: for an unknown condition, category or sampler, and less than one row or two steps.
+            SamplingError: for rows that are not finite.
         """
         if rows < 1:
-            raise SamplingError(f"rows must be at least 1, got {rows}")
+            raise OptionError(f"rows must be at least 1, got {rows}")
         if steps is not None and steps < 2:
-            raise SamplingError(f"steps must be at least 2, got {steps}")
+            raise OptionError(f"steps must be at least 2, got {steps}")
         shape = self.features.codec.shape
         chosen = build_sampler(self.recipe, sampler, steps)
         device = next(self.denoiser.parameters()).device
-        size = max(1, min(_MOST_ROWS, _CHUNK // max(1, _numbers(shape))))
+        most = _CHUNK if device.type == "cpu" else _ACCELERATED * _CHUNK
+        size = max(1, min(_MOST_ROWS, most // max(1, _numbers(shape))))
         drawn, conditions = [], []
         for start in range(0, rows, size):
             part = range(start, min(start + size, rows))
             condition = self._conditions(part, given or {}, seed)
             model = self.denoiser if condition is None else self.denoiser.given(condition.to(device))
-            drawn.append(chosen(model, part, shape, seed=seed, device=device).cpu())
+            tell = None if on_progress is None else _share_of_steps(on_progress, part, rows, chosen.steps)
+            drawn.append(chosen(model, part, shape, seed=seed, device=device, on_step=tell).cpu())
             conditions.append(condition)
-            if on_rows is not None:
-                on_rows(part.stop, rows)
+            if on_progress is not None:
+                on_progress(part.stop / rows)
         bound = None if conditions[0] is None else torch.cat([c for c in conditions if c is not None])
         return self.features.decode(torch.cat(drawn), bound)
+
+    def blank(self, *, seed: int = 0, given: Mapping[str, Any] | None = None) -> Data:
+        """One row in the form that `sample` gives, without asking the network: to see early what can be done with it.
+
+        Raises:
+            OptionError: for an unknown condition or category.
+        """
+        condition = self._conditions(range(1), given or {}, seed)
+        return self.features.decode(torch.zeros(1, *self.features.codec.shape), condition)
 
     def _conditions(self, rows: range, given: Mapping[str, Any], seed: int) -> Tensor | None:
         if self.features.conditions is None:
@@ -125,13 +139,21 @@ class Bundle:
         """Write the bundle into a folder, which is made if it is not there.
 
         Raises:
-            BundleError: when the disk refuses.
+            OptionError: when the folder holds other things than a model or a run; nothing is written then.
+            WriteError: when the disk refuses.
         """
         folder = Path(path)
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            # What ends in .partial is left of a save that was cut off.
+            foreign = sorted(entry.name for entry in folder.iterdir() if not entry.name.endswith(".partial"))
         except OSError as error:
-            raise BundleError(f"{folder}: cannot be made: {error.strerror or error}") from error
+            raise WriteError(f"{folder}: cannot be made: {error.strerror or error}") from error
+        if foreign and not {MANIFEST, "fit.json"} & set(foreign):
+            raise OptionError(
+                f"{folder}: it holds {foreign[0]!r} and is neither a model nor a run of scorefield; "
+                "choose an empty or a new folder"
+            )
         tensors = {name: value.contiguous().cpu() for name, value in self.denoiser.state_dict().items()}
         if self.features.conditions is not None:
             tensors["conditions.seen"] = self.features.conditions.seen.contiguous()
@@ -215,6 +237,11 @@ def _load_weights(denoiser: NetworkDenoiser, tensors: dict[str, Tensor], folder:
             f"{folder}: weights do not fit: missing {missing}, unexpected {unexpected}, different {other}"
         )
     denoiser.load_state_dict(tensors)
+
+
+def _share_of_steps(tell: OnProgress, part: range, rows: int, steps: int) -> OnStep:
+    """What tells, at each level that a chunk of the rows has reached, which share of all rows is done."""
+    return lambda step, t, x: tell((part.start + len(part) * step / steps) / rows)
 
 
 def _numbers(shape: tuple[int, ...]) -> int:

@@ -13,9 +13,11 @@ from torch import Tensor
 from scorefield.codecs.base import Codec
 from scorefield.codecs.choose import codec_from_json, fit_codec
 from scorefield.codecs.condition import ConditionCodec
+from scorefield.codecs.table import fit_columns
 from scorefield.data.checks import check_finite
-from scorefield.data.kinds import Array, Data, Images, Table
+from scorefield.data.kinds import Data, Images, Table
 from scorefield.errors import DataError, OptionError
+from scorefield.randomness import Stream
 from scorefield.training.rows import Take
 
 _ENCODED_AT_ONCE = 1 << 28  # numbers; images of more are encoded batch by batch
@@ -84,11 +86,13 @@ class Features:
 
         return rows
 
-    def measured_rows(self, data: Data) -> Tensor:
-        """Encoded rows to measure the noise range from: all, or the first of a large set, (m, *shape)."""
+    def measured_rows(self, data: Data, seed: int = 0) -> Tensor:
+        """Encoded rows to measure the noise range from: all, or random ones of a large set, (m, *shape)."""
         rest, _ = _take_out(data, self.condition_names)
         most = max(4000, _MEASURED // max(1, int(np.prod(self.codec.shape))))
-        return self.codec.encode(rest if len(rest) <= most else rest.rows(np.arange(most)))
+        if len(rest) <= most:
+            return self.codec.encode(rest)
+        return self.codec.encode(rest.rows(np.sort(Stream(seed, "rows measured").permutation(len(rest))[:most])))
 
     def decode(self, x: Tensor, condition: Tensor | None) -> Data:
         """Rows in the form of the user's data, conditions back in their places."""
@@ -111,6 +115,40 @@ class Features:
         return Features(codec_from_json(fields["codec"]), conditions, tuple(fields["order"]))
 
 
+def columns_to_read(columns: Sequence[str] | None, condition: Sequence[str]) -> list[str] | None:
+    """The columns to read so that both those to model and the conditions are there; None, all, stays None.
+
+    Args:
+        columns: to model, and possibly conditions among them.
+        condition: columns or labels to condition on; those not among `columns` are read after them.
+    """
+    if columns is None:
+        return None
+    return [*columns, *(name for name in dict.fromkeys(condition) if name not in columns)]
+
+
+def not_modelled(data: Data, condition: Sequence[str]) -> dict[str, str]:
+    """The columns that cannot be modelled, conditions aside, each with the reason; none of arrays and images.
+
+    Raises:
+        OptionError: for a condition that is not there.
+    """
+    names = data.columns.column_names if isinstance(data, Table) else list(data.label_columns)
+    _check_names(condition, names, data.source)
+    if not isinstance(data, Table):
+        return {}
+    rest = [name for name in names if name not in condition]
+    reasons: dict[str, str] = {}
+    for name in rest:
+        column = replace(data, columns=data.columns.select([name]))
+        try:
+            check_finite(column)
+            reasons |= fit_columns(column)[1]
+        except DataError as error:
+            reasons[name] = str(error).removeprefix(f"{data.source}: ")
+    return reasons
+
+
 def _take_out(data: Data, names: Sequence[str]) -> tuple[Data, dict[str, np.ndarray]]:
     """The data without these columns or labels, and the columns, each (n,)."""
     if isinstance(data, Table):
@@ -125,9 +163,7 @@ def _take_out(data: Data, names: Sequence[str]) -> tuple[Data, dict[str, np.ndar
         return rest, values
     _check_names(names, list(data.label_columns), data.source)
     values = {name: np.asarray(data.label_columns[name]) for name in names}
-    if isinstance(data, Images):
-        return replace(data, labels=None, label_name="", label_columns={}), values
-    return replace(data, labels=None, label_name=""), values
+    return replace(data, labels=None, label_name="", label_columns={}), values
 
 
 def _put_back(data: Data, values: dict[str, np.ndarray], order: tuple[str, ...]) -> Data:
@@ -138,8 +174,6 @@ def _put_back(data: Data, values: dict[str, np.ndarray], order: tuple[str, ...])
         columns |= {name: pa.chunked_array([pa.array(column)]) for name, column in values.items()}
         return replace(data, columns=pa.table([columns[name] for name in order], names=list(order)))
     name, labels = next(iter(values.items()))
-    if isinstance(data, Array):
-        return replace(data, labels=labels, label_name=name)
     return replace(data, labels=labels, label_name=name, label_columns=values)
 
 

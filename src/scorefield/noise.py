@@ -378,11 +378,6 @@ class Discrete(Schedule):
         return self._time_of_clock(-log_snr / 2 if self.betas is None else softplus(-log_snr, threshold=50))
 
 
-def linear_betas(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> tuple[float, ...]:
-    """The β table of DDPM, evenly spaced (Ho et al. 2020, §4, arXiv:2006.11239)."""
-    return tuple(torch.linspace(first, last, steps, dtype=torch.float64).tolist())
-
-
 def _check_range(schedule: Schedule, low: float, high: float) -> None:
     if not 0 < low < high < math.inf:
         raise OptionError(f"{type(schedule).__name__} needs a range 0 < low < high, got {low} and {high}")

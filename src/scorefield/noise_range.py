@@ -39,7 +39,8 @@ class NoiseRange:
         sigma_data, sigma_min, sigma_max: as the module says.
         levels: the number of levels of annealed Langevin, by (2).
         largest_distance: the largest distance found between two rows.
-        largest_distance_bound: no two rows are farther apart; equal to the former where every pair was measured.
+        largest_distance_bound: no two of the rows measured are farther apart; equal to the former where every pair was
+            measured.
         nearest_distance: median distance from a row to the nearest different one.
         resolution: the step of the grid that values lie on, or None for continuous values.
         rows, dimension: of the data measured.
@@ -64,13 +65,16 @@ class NoiseRange:
         return (self.sigma_max / self.sigma_min) ** (1 / (self.levels - 1))
 
 
-def measure_noise_range(x: Tensor, *, resolution: float | None = None, seed: int = 0) -> NoiseRange:
+def measure_noise_range(
+    x: Tensor, *, resolution: float | None = None, seed: int = 0, rows: int | None = None
+) -> NoiseRange:
     """Measure the noise range of encoded data.
 
     Args:
         x: (n, *shape).
         resolution: the step of the grid that values lie on, None where they are continuous.
         seed: which rows are looked at where there are too many for every pair.
+        rows: how many rows the data set has, where x is a random part of it.
 
     Raises:
         DataError: for fewer than two rows, or when all rows are equal.
@@ -83,6 +87,7 @@ def measure_noise_range(x: Tensor, *, resolution: float | None = None, seed: int
     sigma_data = float(flat.double().std(correction=0)) if flat.numel() < 1 << 24 else _standard_deviation(flat)
     if not sigma_data > 0 or not any((chunk != flat[0]).any() for chunk in flat.split(_CHUNK)):
         raise DataError(f"all {n} rows are equal: there is no distribution to learn")
+    every = n if rows is None else max(n, rows)
     exact = n <= _EXACT_ROWS
     looked_at = flat if exact else flat[Stream(seed, "noise range").permutation(n)[:_EXACT_ROWS].copy()]
     largest, nearest = _distances(looked_at)
@@ -93,12 +98,14 @@ def measure_noise_range(x: Tensor, *, resolution: float | None = None, seed: int
         from_mean, _ = torch.linalg.vector_norm(flat - flat.mean(0), dim=1).topk(2)
         bound = float(from_mean.sum())
     share = "every pair" if exact else f"{_EXACT_ROWS} random rows and a walk from far point to far point"
+    if n < every:
+        share = f"of {n} random rows, {share}"
     if resolution is not None:
         sigma_min = resolution / math.sqrt(12)
         reason = f"σ_min is the rounding error δ/√12 of values that lie δ = {resolution:.4g} apart"
     else:
         # Fewer rows looked at lie farther apart; in D dimensions distances go with n^(−1/D).
-        nearest *= (len(looked_at) / n) ** (1 / dimension)
+        nearest *= (len(looked_at) / every) ** (1 / dimension)
         sigma_min = nearest / (2 * math.sqrt(dimension))
         reason = f"σ_min is half the median distance of nearest neighbours, {nearest:.4g}, per element"
     low = _SMALLEST_SHARE * sigma_data

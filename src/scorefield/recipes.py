@@ -6,12 +6,13 @@ A value of None is chosen from the data by `resolve`, which says what it chose. 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from scorefield.training.settings import CheckpointSettings, TrainingSettings
 
+Positive = Annotated[int, Field(ge=1)]
 Notation = Literal["x0", "epsilon", "score", "v", "velocity", "F"]
 
 
@@ -26,7 +27,7 @@ class NoiseSettings(Settings):
 
     schedule: Literal["edm", "ve", "vp", "subvp", "cosine", "flow", "ddpm", "ncsn"] = "edm"
     sigma_min: float | None = Field(None, gt=0, description="smallest σ/α")
-    sigma_max: float | None = Field(None, gt=0, description="largest σ/α, of schedules that reach it")
+    sigma_max: float | None = Field(None, gt=0, description="largest σ/α")
     sigma_data: float | None = Field(None, gt=0, description="standard deviation of the data")
     levels: int | None = Field(None, ge=2, description="number of levels of ddpm (1000) and ncsn (measured)")
 
@@ -36,7 +37,7 @@ class ObjectiveSettings(Settings):
 
     prediction: Notation = Field("F", description="what the network predicts")
     loss: Notation = Field("F", description="the notation in which errors are squared")
-    weight: Literal["one", "sigma_squared"] = "one"
+    weight: str = Field("one", description="a name in scorefield.objectives.weights.WEIGHTS")
     times: Literal["uniform", "levels", "log_uniform", "log_normal"] | None = None
     times_mean: float | None = Field(None, description="of log σ/(α σ_data), for log_normal")
     times_std: float | None = Field(None, gt=0, description="of log σ/(α σ_data), for log_normal")
@@ -45,11 +46,11 @@ class ObjectiveSettings(Settings):
 class NetworkSettings(Settings):
     """The network; an mlp reads width and depth, a unet the rest."""
 
-    kind: Literal["mlp", "unet"] | None = None
+    kind: str | None = Field(None, description="a name in scorefield.build.NETWORKS")
     width: int | None = Field(None, ge=1, description="features of each hidden layer")
     depth: int | None = Field(None, ge=1, description="hidden layers")
-    channels: tuple[int, ...] | None = Field(None, min_length=1, description="at each resolution, finest first")
-    blocks: tuple[int, ...] | None = Field(None, min_length=1, description="residual blocks at each resolution")
+    channels: tuple[Positive, ...] | None = Field(None, min_length=1, description="at each resolution, finest first")
+    blocks: tuple[Positive, ...] | None = Field(None, min_length=1, description="residual blocks at each resolution")
     attention: tuple[bool, ...] | None = Field(None, min_length=1, description="attention at each resolution")
     patch: int | None = Field(None, ge=1, description="pixels a side that enter as one")
 
@@ -57,9 +58,8 @@ class NetworkSettings(Settings):
 class SamplerSettings(Settings):
     """The sampler that `sample` uses unless told otherwise."""
 
-    name: Literal["ddpm", "ddim", "ancestral", "euler", "heun", "langevin"] = "heun"
+    name: str = Field("heun", description="a name in scorefield.samplers.presets.SAMPLERS")
     steps: int | None = Field(None, ge=2, description="levels of the grid")
-    moves: int = Field(5, ge=1, description="Langevin moves at each level")
 
 
 class Recipe(Settings):

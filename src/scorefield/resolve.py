@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from scorefield.errors import OptionError
+from scorefield.noise import VP, Cosine, Schedule, SubVP
 from scorefield.noise_range import NoiseRange
 from scorefield.recipes import (
     NetworkSettings,
@@ -17,6 +18,7 @@ from scorefield.recipes import (
     Recipe,
     SamplerSettings,
 )
+from scorefield.samplers.presets import SAMPLERS
 from scorefield.training.device import pick_precision
 from scorefield.training.settings import TrainingSettings
 
@@ -25,6 +27,10 @@ from scorefield.training.settings import TrainingSettings
 # and tables by the least score error on a mixture known in closed form.
 _IMAGE_TIMES = (0.5, 1.2)
 _VECTOR_TIMES = (-1.8, 1.4)
+
+
+# Schedules whose noise ends before σ/α = ∞.
+_REACH: dict[str, Schedule] = {"vp": VP(), "subvp": SubVP(), "cosine": Cosine()}
 
 
 @dataclass(frozen=True)
@@ -77,14 +83,20 @@ def resolve(recipe: Recipe, facts: DataFacts) -> tuple[Recipe, list[str]]:
 def _noise(given: NoiseSettings, facts: DataFacts, said: list[str]) -> NoiseSettings:
     measured = facts.noise
     levels = given.levels or {"ddpm": 1000, "ncsn": measured.levels}.get(given.schedule)
+    reach = _REACH.get(given.schedule)
+    end = math.inf if reach is None else float(1 / reach.at(reach.t_max).snr.sqrt())
     noise = given.model_copy(
         update={
             "sigma_min": given.sigma_min or measured.sigma_min,
-            "sigma_max": given.sigma_max or measured.sigma_max,
+            "sigma_max": given.sigma_max or min(measured.sigma_max, end),
             "sigma_data": given.sigma_data or measured.sigma_data,
             "levels": levels,
         }
     )
+    if given.sigma_max is None and measured.sigma_max > end:
+        said.append(
+            f"noise: {given.schedule} ends at σ/α = {end:.4g}, below the measured σ_max {measured.sigma_max:.4g}"
+        )
     text = (
         f"noise: {noise.schedule}, σ from {noise.sigma_min:.4g} to {noise.sigma_max:.4g}, σ_data {noise.sigma_data:.4g}"
     )
@@ -111,6 +123,8 @@ def _network(given: NetworkSettings, facts: DataFacts, said: list[str]) -> Netwo
         width, depth = given.width or _vector_size(facts.rows).width, given.depth or 4
         said.append(f"network: mlp, {depth} hidden layers of {width}")
         return given.model_copy(update={"kind": kind, "width": width, "depth": depth})
+    if kind != "unet":
+        return given.model_copy(update={"kind": kind})
     if len(facts.shape) != 3:
         raise OptionError(f"network.kind=unet needs rows of shape (C, H, W), these have {facts.shape}: use mlp")
     chosen = _unet(facts)
@@ -189,7 +203,8 @@ def _image_size(facts: DataFacts) -> _Size:
 
 
 def _sampler(given: SamplerSettings, noise: NoiseSettings, facts: DataFacts, said: list[str]) -> SamplerSettings:
-    defaults = {"ddpm": 1000, "ddim": 50, "ancestral": 250, "euler": 50, "heun": 18}
-    steps = given.steps or (defaults.get(given.name) or noise.levels or facts.noise.levels)
+    usual = SAMPLERS[given.name]().steps if given.name in SAMPLERS else None
+    levels = {"ddpm": noise.levels, "langevin": noise.levels or facts.noise.levels}.get(given.name)
+    steps = given.steps or levels or usual
     said.append(f"sampler: {given.name}, {steps} levels")
     return given.model_copy(update={"steps": steps})

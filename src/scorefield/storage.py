@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scorefield.errors import BundleError
+from scorefield.errors import BundleError, WriteError
 
 MANIFEST = "MANIFEST.json"
 
@@ -29,7 +29,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write a file beside its place, sync it, and rename it there.
 
     Raises:
-        BundleError: when the disk refuses, naming the path and the bytes needed; what was there before stays.
+        WriteError: when the disk refuses, naming the path and the bytes needed; what was there before stays.
     """
     _write_beside(path, content)
     try:
@@ -37,7 +37,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         _sync_folder(path.parent)
     except OSError as error:
         _remove(_beside(path))
-        raise BundleError(f"{path}: cannot write {len(content)} bytes: {error.strerror or error}") from error
+        raise WriteError(f"{path}: cannot write {len(content)} bytes: {error.strerror or error}") from error
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -58,7 +58,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         shutil.rmtree(beside, ignore_errors=True)
         if isinstance(error, BundleError):
             raise
-        raise BundleError(f"{folder}: cannot be written: {error.strerror or error}") from error
+        raise WriteError(f"{folder}: cannot be written: {error.strerror or error}") from error
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -68,7 +68,7 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     their places; `read_files` knows both places, so that at any moment either the old files are valid or the new ones.
 
     Raises:
-        BundleError: when the disk refuses, naming the path and the bytes needed; what was there before stays.
+        WriteError: when the disk refuses, naming the path and the bytes needed; what was there before stays.
     """
     entries = {name: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for name, c in files.items()}
     _finish(folder)
@@ -84,7 +84,7 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
         for name in files:
             os.replace(_beside(folder / name), folder / name)
     except OSError as error:
-        raise BundleError(f"{folder}: cannot be written: {error.strerror or error}") from error
+        raise WriteError(f"{folder}: cannot be written: {error.strerror or error}") from error
     _sync_folder(folder)
 
 
@@ -173,7 +173,7 @@ def _write_beside(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         _remove(_beside(path))
-        raise BundleError(f"{path}: cannot write {len(content)} bytes: {error.strerror or error}") from error
+        raise WriteError(f"{path}: cannot write {len(content)} bytes: {error.strerror or error}") from error
 
 
 def _remove(path: Path) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from scorefield import bundle as bundle_file
-from scorefield import load
+from scorefield import errors, load
 from scorefield.cli.app import main
 from scorefield.cli.console import Console, clock
 from scorefield.data import Images, Table, read, write
@@ -292,7 +294,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "notes").mkdir()
     (folder / "notes" / "todo.txt").write_text("buy milk")
     write(Images(pictures("L"), "L"), folder / "pets.parquet")
+    labelled = np.arange(24) % 2
+    write(Images(pictures("L"), "L", labels=labelled, label_name="label"), folder / "labelled.parquet")
+    np.save(folder / "deep.npy", np.random.default_rng(0).normal(size=(30, 2, 3)))
     for arguments in (
+        ["fit", folder / "deep.npy", "--out", folder / "deep", *TINY],
+        ["fit", folder / "labelled.parquet", "--out", folder / "labelled run", "--condition", "label", *TINY_IMAGES],
         ["fit", folder / "data.csv", "--out", folder / "run", "--condition", "kind", *TINY],
         ["fit", folder / "pets.parquet", "--out", folder / "image run", *TINY_IMAGES],
     ):
@@ -341,6 +348,8 @@ REFUSED = {
     "no run": ("sample nowhere --out new.csv", ["nowhere", "no such folder"]),
     "no model": ("sample notes --out new.csv", ["notes is not a scorefield model"]),
     "unfinished": ("sample unfinished --out new.csv", ["training has not finished"]),
+    "network width": (f"{FIT} --set network.width=0", ["network.width", "0"]),
+    "network channels": (f"{FIT} --set network.channels=[0,32]", ["network.channels", "0"]),
     "sampler": ("sample run --out new.csv --sampler huen", ["'huen'", "heun"]),
     "one step": ("sample run --out new.csv --steps 1", ["steps must be at least 2, got 1"]),
     "given unknown": ("sample run --out new.csv --given colour=red", ["'colour'", "'kind'"]),
@@ -356,8 +365,31 @@ REFUSED = {
     "target is a folder": ("sample run --out notes", ["notes"]),
     "sample device": ("sample run --out new.csv --device tpu", ["--device tpu"]),
     "inspect nothing": ("inspect gone.csv", ["gone.csv", "no such file"]),
-    "inspect unfinished": ("inspect unfinished", ["training has not finished"]),
+    "inspect foreign fit.json": ("inspect unfinished", ["training has not finished", "not as `fit` wrote it"]),
+    "demo in a file": ("demo --out ragged.csv", ["--out ragged.csv/run", "cannot be made"]),
+    "demo nowhere": ("demo --out /proc/demo", ["--out /proc/demo/run", "cannot be made"]),
 }
+
+
+DOOMED = {
+    "labels in an npy": ("labelled*run --out new.npy", "no place for the labels"),
+    "deep rows in a csv": ("deep --out new.csv", "rows of shape (2, 3)"),
+    "text in an npy": ("run --out new.npy", "'kind' is string"),
+}
+
+
+@pytest.mark.parametrize("case", DOOMED)
+def test_a_form_that_the_file_cannot_hold_is_refused_before_sampling(
+    run: Run, place: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(bundle_file.Bundle, "sample", lambda *arguments, **options: pytest.fail("sampled"))
+    before = tree(place)
+    words, part = DOOMED[case]
+    code, _, err = run("sample", *(word.replace("*", " ") for word in words.split()))
+    assert code == 2
+    assert part in err
+    assert tree(place) == before
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -444,6 +476,86 @@ def test_a_damaged_checkpoint_is_a_warning_of_one_line(
     assert "going on from step 2" in err
 
 
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.DataError("x"), 2),
+        (errors.OptionError("x"), 2),
+        (errors.BundleError("x"), 2),
+        (errors.WriteError("x"), 1),
+        (errors.TrainingError("x"), 1),
+        (errors.SamplingError("x"), 1),
+        (errors.Interrupted("x"), 75),
+        (OSError(28, "No space left on device", "place"), 1),
+    ],
+)
+def test_exit_codes_follow_the_kind_of_error(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int
+) -> None:
+    def fails(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("scorefield.inspection.describe_data", fails)
+    assert run("inspect", "data.csv") == (code, "", f"error: {error}\n")
+
+
+def test_a_disk_that_fills_up_while_saving_is_1(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    code, _, err = run("fit", "toy:rings", "--out", tmp_path / "run", *TINY)
+    assert code == 1
+    assert "No space left on device" in err.strip().splitlines()[-1]
+    assert "Traceback" not in err
+
+
+def test_a_model_that_draws_nan_is_1_and_writes_nothing(run: Run, place: Path, tmp_path: Path) -> None:
+    broken = load(place / "run", device="cpu")
+    with torch.no_grad():
+        next(broken.denoiser.parameters()).fill_(torch.nan)
+    broken.save(tmp_path / "broken")
+    code, _, err = run("sample", tmp_path / "broken", "--out", tmp_path / "a.csv")
+    assert code == 1
+    assert "not finite" in err
+    assert not (tmp_path / "a.csv").exists()
+
+
+def test_a_saved_model_is_no_place_for_fit(run: Run, place: Path, tmp_path: Path) -> None:
+    load(place / "run", device="cpu").save(tmp_path / "model")
+    code, _, err = run("fit", "toy:rings", "--out", tmp_path / "model", *TINY)
+    assert code == 2
+    assert "it is a saved model, not a run; choose another --out" in err
+
+
+def test_an_unfinished_run_is_shown_as_one(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["fit", "toy:rings", "--out", tmp_path / "run", *TINY]
+    command[command.index("--steps") + 1] = "40"
+    steps = iter(range(1, 100))
+    with monkeypatch.context() as patch:
+        patch.setattr(Console, "should_stop", lambda self: next(steps) == 23)
+        assert run(*command)[0] == 75
+    with open(tmp_path / "run" / "metrics.jsonl", "a") as file:
+        file.write('{"step": ')
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[:-1]]
+    code, out, _ = run("inspect", tmp_path / "run")
+    assert code == 0
+    last, held_out = lines[-1], [line for line in lines if "held_out" in line][-1]
+    for part in (
+        "training has not finished here, the same `scorefield fit` goes on with it",
+        "learning from array of",
+        f"last logged: step {last['step']} ",
+        f"loss {last['loss']:.4g}",
+        f"held-out loss {held_out['held_out']['mean']:.4g} at step {held_out['step']}",
+        "last checkpoint: step-000000023",
+    ):
+        assert part in out, out
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    code, out, _ = run("inspect", tmp_path / "run")
+    assert code == 0
+    assert "no step is logged yet" in out
+
+
 # -- signals ----------------------------------------------------------------------------------------------------------
 
 
@@ -454,29 +566,86 @@ def test_a_first_signal_asks_a_second_stops_at_once_and_handlers_are_put_back(ki
         assert not console.should_stop()
         os.kill(os.getpid(), kind)
         assert console.should_stop()
-        with pytest.raises(Interrupted, match="stopped after 3 of 9 rows, nothing was written"):
-            console.rows(3, 9)
+        tell = console.drawing(9)
+        with pytest.raises(Interrupted, match="stopped when 33% of 9 rows were drawn, nothing was written"):
+            tell(3 / 9)
+        tell(1.0)  # finished work is not thrown away
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), kind)
     assert {number: signal.getsignal(number) for number in before} == before
 
 
-def test_a_signal_while_sampling_is_75_and_writes_nothing(
+@pytest.mark.parametrize("last", [False, True])
+def test_a_signal_while_sampling_stops_between_steps_unless_all_is_done(
+    run: Run, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: bool
+) -> None:
+    """All rows are one chunk here: only the steps of the sampler can take up the signal."""
+    true_drawing = Console.drawing
+
+    def drawing(self: Console, rows: int) -> Callable[[float], None]:
+        tell = true_drawing(self, rows)
+
+        def signalled(share: float) -> None:
+            if share == 1.0 if last else 0.2 < share < 0.3:
+                os.kill(os.getpid(), signal.SIGINT)
+            tell(share)
+
+        return signalled
+
+    monkeypatch.setattr(Console, "drawing", drawing)
+    options = ["--rows", 100, "--steps", 8, "--sampler", "euler"]
+    code, _, err = run("sample", place / "run", *options, "--out", tmp_path / "a.csv")
+    if last:
+        assert code == 0, err
+        assert len(read(tmp_path / "a.csv")) == 100
+    else:
+        assert code == 75
+        assert "stopped when 25% of 100 rows were drawn" in err
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_drawing_shows_share_rate_and_time_left_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    for terminal, shown in ((True, ["25%", "50%"]), (False, ["50%"])):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
+        with Console() as console:
+            tell = console.drawing(80)
+            for share in (0.0, 0.25, 0.2501, 0.5):
+                tell(share)
+                now += 5.0 if share != 0.25 else 0.001
+        err = capsys.readouterr().err
+        lines = [line for line in err.replace("\r\033[K", "\n").splitlines() if line.strip()]
+        assert [line.split()[0] for line in lines] == shown, err
+    assert "50% of 80 rows, 4 rows/s, 10s done, 10s left" in lines[-1]
+
+
+def test_a_second_signal_stops_at_once_with_75_and_the_same_command_finishes(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run("fit", "toy:rings", "--out", tmp_path / "run", *TINY)[0] == 0
-    monkeypatch.setattr(bundle_file, "_CHUNK", 20)
-    true_rows = Console.rows
+    command = ["fit", "toy:rings", "--out", tmp_path / "run", *TINY]
 
-    def rows(self: Console, done: int, total: int) -> None:
+    def twice(self: Console) -> bool:
         os.kill(os.getpid(), signal.SIGINT)
-        true_rows(self, done, total)
+        os.kill(os.getpid(), signal.SIGINT)
+        return False
 
-    monkeypatch.setattr(Console, "rows", rows)
-    code, _, err = run("sample", tmp_path / "run", "--rows", 100, "--out", tmp_path / "a.npy")
+    with monkeypatch.context() as patch:
+        patch.setattr(Console, "should_stop", twice)
+        code, _, err = run(*command)
     assert code == 75
-    assert "stopped after 10 of 100 rows" in err
-    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+    assert "error: stopped at once" in err
+    assert "Traceback" not in err
+    assert run(*command)[0] == 0
+
+
+def test_a_signal_before_the_work_begins_is_75(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scorefield.api.load", lambda *arguments: os.kill(os.getpid(), signal.SIGINT))
+    code, out, err = run("sample", tmp_path, "--out", tmp_path / "a.csv")
+    assert (code, out) == (75, "")
+    assert err == "error: stopped at once; the same command goes on from what was saved, if anything\n"
 
 
 def program(*arguments: object, **options: Any) -> subprocess.Popen[str]:
@@ -522,7 +691,9 @@ def test_sigint_in_the_middle_is_75_and_the_same_command_finishes(run: Run, tmp_
 # -- the start --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", ["--help", "fit --help", "sample --help", "inspect --help", "demo --help"])
+@pytest.mark.parametrize(
+    "words", ["--help", "fit --help", "sample --help", "inspect --help", "demo --help", "--version"]
+)
 def test_help_imports_nothing_heavy(words: str) -> None:
     heavy = ["torch", "numpy", "pyarrow", "pandas", "sklearn", "matplotlib", "PIL", "safetensors", "scipy"]
     code = (
@@ -535,7 +706,11 @@ def test_help_imports_nothing_heavy(words: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert "HEAVY []" in done.stdout
-    assert "Usage" in done.stdout
+    assert ("Usage" in done.stdout) == ("--help" in words)
+
+
+def test_the_version_is_that_of_the_package(run: Run) -> None:
+    assert run("--version") == (0, f"scorefield {version('scorefield')}\n", "")
 
 
 def test_python_dash_m_is_the_program() -> None:

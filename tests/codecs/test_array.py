@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scorefield.codecs import array
 from scorefield.codecs.array import ArrayCodec
 from scorefield.codecs.choose import codec_from_json
 from scorefield.data import Array, Images
@@ -130,3 +131,53 @@ def test_describe_lists_few_of_many_elements() -> None:
     lines = ArrayCodec.fit(Array(values((5, 100)))).describe()
     assert len(lines) < 30
     assert "and 80 more" in lines
+
+
+@pytest.mark.parametrize(
+    ("shape", "encoded", "said"),
+    [
+        ((16, 16, 4), (4, 16, 16), "4 channels, last, of 16×16"),
+        ((32, 32, 3), (3, 32, 32), "3 channels, last, of 32×32"),
+        ((6, 5, 1), (1, 6, 5), "1 channels, last, of 6×5"),
+        ((3, 32, 32), (3, 32, 32), "3 channels, first, of 32×32"),
+        ((5, 7, 9), (5, 7, 9), "5 channels, first, of 7×9, though no image"),
+        ((4, 8, 4), (4, 8, 4), "4 channels, first, of 8×4, though the last axis could be"),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "int16"])
+def test_law_channels_come_first_for_networks_and_back_where_they_were(
+    shape: tuple[int, ...], encoded: tuple[int, ...], said: str, dtype: str
+) -> None:
+    data = Array(values((6, *shape), dtype))
+    fitted = ArrayCodec.fit(data)
+    assert any(said in note for note in fitted.notes)
+    codec = codec_from_json(json.loads(json.dumps(fitted.to_json())))
+    x = codec.encode(data)
+    assert (*x.shape,) == (6, *codec.shape) == (6, *encoded)
+    # A scaler grows, so one that moved no element leaves the order of all values as it is.
+    expected = data.values.transpose(0, 3, 1, 2) if "last, of" in said else data.values
+    order = np.argsort(expected.reshape(-1), kind="stable")
+    assert (np.diff(x.flatten().numpy()[order]) >= 0).all()
+    back = codec.decode(x)
+    assert isinstance(back, Array)
+    np.testing.assert_allclose(back.values, data.values, atol=2e-5)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (5, 6, 3)])
+def test_law_rows_are_the_same_in_any_chunks(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    data = Array(values((101, *shape)))
+    codec = ArrayCodec.fit(data)
+    x, jacobian = codec.encode(data), codec.log_jacobian(data)
+    back = codec.decode(x)
+    monkeypatch.setattr(array, "_AT_ONCE", 200)
+    assert torch.equal(codec.encode(data), x)
+    assert torch.equal(codec.log_jacobian(data), jacobian)
+    np.testing.assert_array_equal(codec.decode(x).values, back.values)
+
+
+def test_the_key_of_an_npz_comes_back_also_after_json() -> None:
+    data = Array(values((5, 3)), name="features")
+    codec = codec_from_json(json.loads(json.dumps(ArrayCodec.fit(data).to_json())))
+    back = codec.decode(codec.encode(data))
+    assert isinstance(back, Array)
+    assert back.name == "features"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from scorefield.codecs import condition
 from scorefield.codecs.condition import ConditionCodec, ConditionColumn
 from scorefield.errors import DataError, OptionError
 
@@ -110,9 +111,62 @@ def test_what_is_given_holds_and_the_rest_agrees_with_it() -> None:
 
 def test_a_combination_that_never_occurred_is_drawn_when_asked_for() -> None:
     codec = ConditionCodec.fit(weather())
-    drawn = codec.decode(codec.draw(range(50), {"kind": "snow", "month": 2}, seed=0))
+    with pytest.warns(UserWarning, match="kind=snow, month=2 do not occur together in the 4000 training rows"):
+        drawn = codec.decode(codec.draw(range(2000), {"kind": "snow", "month": 2}, seed=0))
     assert set(drawn["kind"]) == {"snow"}
     assert set(drawn["month"].tolist()) == {2}
+    # The rest comes from all rows: a fifth of them is the sun's, with its heat of 10 ± 1.
+    assert float((drawn["heat"] > 5).mean()) == pytest.approx(0.2, abs=4 * (0.16 / 2000) ** 0.5)
+
+
+def test_a_given_number_draws_the_others_from_rows_near_it() -> None:
+    codec = ConditionCodec.fit(weather())
+    for heat, kinds in ((10.0, {"sun"}), (12.5, {"sun"}), (-1.0, {"rain", "snow"}), (-50.0, {"rain", "snow"})):
+        drawn = codec.decode(codec.draw(range(300), {"heat": heat}, seed=0))
+        assert set(drawn["heat"].tolist()) == {heat}
+        assert set(drawn["kind"]) <= kinds
+    pairs = set(zip(drawn["kind"], drawn["month"].tolist(), strict=True))
+    assert pairs <= {("rain", 1), ("rain", 2), ("snow", 1)}
+
+
+def test_statistics_a_number_that_many_rows_share_draws_from_all_of_them() -> None:
+    """Within 4 standard errors, a false alarm in 16 000; the planted bug, only the 20 nearest of equals, misses."""
+    random = np.random.default_rng(0)
+    number, kind = random.integers(0, 4, ROWS) * 1.0, random.choice(["a", "b"], ROWS, p=[0.3, 0.7])
+    codec = ConditionCodec.fit({"number": number, "kind": kind})
+    drawn = codec.decode(codec.draw(range(ROWS), {"number": 2}, seed=0))["kind"]
+    share = float((kind[number == 2] == "a").mean())
+    assert abs(float((drawn == "a").mean()) - share) < 4 * (share * (1 - share) / ROWS) ** 0.5
+
+
+def test_law_every_category_is_kept_however_rare_and_nothing_given_draws_it_no_more_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of 100 000 rows 10 000 are kept; "b" has 30 and "c" 3, so a random part holds 3 and most likely none."""
+    monkeypatch.setattr(condition, "_KEPT_ROWS", 10_000)
+    rows = 100_000
+    kind = np.array(["a"] * (rows - 33) + ["b"] * 30 + ["c"] * 3, dtype=object)
+    size = np.where(kind == "b", 7.5, np.random.default_rng(0).normal(size=rows))
+    flag = np.arange(rows) % 2 == 0
+    codec = ConditionCodec.fit({"kind": kind, "size": size, "flag": flag})
+    assert len(codec.seen) <= 10_000 + 3 * 20
+    kept = codec.decode(codec.seen)["kind"]
+    assert [(kept == name).sum() for name in "bc"] == [20, 3]
+    assert set(codec.decode(codec.draw(range(200), {"kind": "b"}, 0))["size"].round(6).tolist()) == {7.5}
+    both = codec.decode(codec.draw(range(200), {"kind": "c", "flag": True}, 0))
+    assert set(both["kind"]) == {"c"}
+    # Unbiased: nothing given draws from the random part, in which the share of "b" is 3 in 10 000, not 20.
+    drawn = codec.decode(codec.draw(range(20_000), {}, 0))["kind"]
+    assert (drawn == "b").sum() < 20
+    again = ConditionCodec.from_json(json.loads(json.dumps(codec.to_json())), codec.seen)
+    assert torch.equal(again.draw(range(500), {}, 1), codec.draw(range(500), {}, 1))
+
+
+def test_a_condition_of_very_many_categories_keeps_a_row_of_each_and_stays_small() -> None:
+    name = np.array([f"id{i}" for i in np.arange(60_000) % 5000])
+    codec = ConditionCodec.fit({"name": name})
+    assert codec.seen.sum(0).min() >= 1
+    assert codec.seen.numel() <= 2**24 + 5000 * 5000
 
 
 def test_law_row_i_is_the_same_in_any_chunk() -> None:

@@ -119,3 +119,31 @@ def test_slopes_beyond_the_data_go_on_as_at_its_ends() -> None:
     first, last = (torch.tensor([a, b], dtype=torch.float64) for a, b in (scaler.values[:2], scaler.values[-2:]))
     for pair, slope in ((first, slopes[0]), (last, slopes[3])):
         assert float(scaler.forward(pair).diff() / pair.diff()) == pytest.approx(float(slope.exp()))
+
+
+def test_oracle_the_tails_of_a_pareto_become_normal_too() -> None:
+    """Planted bug: knots even in rank leave one line beyond rank 0.998, and the quantile 0.9999 near 3.1, not 3.7."""
+    values = torch.from_numpy(np.random.default_rng(3).pareto(1.5, 200_000) + 1)
+    scaler = Quantile.fit(values)
+    scaled = scaler.forward(values)
+    for rank in (0.0001, 0.001, 0.01, 0.5, 0.99, 0.999, 0.9999):
+        expected = float(torch.special.ndtri(torch.tensor(rank, dtype=torch.float64)))
+        assert float(scaled.quantile(rank)) == pytest.approx(expected, abs=0.05), rank
+    torch.testing.assert_close(scaler.inverse(scaled), values, rtol=1e-9, atol=0)
+    asked = values[:2000].clone().requires_grad_()
+    scaler.forward(asked).sum().backward()
+    assert asked.grad is not None
+    torch.testing.assert_close(scaler.log_slope(values[:2000]), asked.grad.log())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_law_a_step_is_the_same_everywhere_or_none(shape: str) -> None:
+    scaler = fit_scaler(column(shape))
+    step = scaler.step(0.1)
+    if isinstance(scaler, Quantile):
+        assert step is None
+    else:
+        places = column(shape)[:50]
+        torch.testing.assert_close(
+            scaler.forward(places + 0.1) - scaler.forward(places), torch.full_like(places, step or 0)
+        )

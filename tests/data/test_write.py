@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scorefield.data import Array, Images, Table, csv_scan, read, write
-from scorefield.errors import DataError
+from scorefield.errors import DataError, WriteError
 
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 WORDS = st.text(st.sampled_from('ab",;\n\r é€NA'), max_size=6)
@@ -181,7 +181,7 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(DataError, match=r"x\.csv: cannot be written: .*No space left"):
+        with pytest.raises(WriteError, match=r"x\.csv: cannot be written: .*No space left"):
             write(MIXED, path)
     assert path.read_text() == "old\n1\n"
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.csv"]
@@ -213,3 +213,14 @@ def test_a_first_row_like_a_header_gets_a_header(tmp_path: Path) -> None:
     found = read(tmp_path / "x.csv")
     assert isinstance(found, Table)
     assert found.columns.to_pydict() == {"0": [0, 5], "1": [1, 6], "2": [2, 7]}
+
+
+@pytest.mark.parametrize("kind", [object, np.str_])
+def test_images_with_text_labels_are_written_to_parquet_over_several_batches(tmp_path: Path, kind: type) -> None:
+    labels = np.array(["cat", "a dog"] * 2500, dtype=kind)
+    data = Images(np.arange(5000).astype(np.uint8).repeat(16).reshape(5000, 4, 4, 1), "L", labels, "kind")
+    write(data, tmp_path / "data.parquet")
+    found = read(tmp_path / "data.parquet")
+    assert isinstance(found, Images)
+    assert found.label_columns["kind"].tolist() == labels.tolist()
+    np.testing.assert_array_equal(found.pixels, data.pixels)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from scorefield.errors import OptionError
 from scorefield.networks.mlp import MLP
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "mlp_step.py"
@@ -71,9 +72,18 @@ def test_arguments_survive_json_and_rebuild_the_network() -> None:
     torch.testing.assert_close(again(x, c_noise, condition), network(x, c_noise, condition), rtol=0, atol=0)
 
 
-def test_no_hidden_layer_is_refused() -> None:
-    with pytest.raises(ValueError, match="depth"):
-        MLP((2,), depth=0)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"depth": 0}, "depth must be 1 or more, got 0"),
+        ({"width": 0}, "width must be 1 or more, got 0"),
+        ({"condition_features": -1}, "condition_features must be 0 or more, got -1"),
+        ({"noise_frequencies": -1}, "noise_frequencies must be 0 or more, got -1"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused_by_name(arguments: dict[str, int], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        MLP((2,), **arguments)
 
 
 @pytest.mark.parametrize("width", [32, 256])
@@ -108,9 +118,9 @@ def test_no_condition_is_a_condition_of_zeros_and_a_wrong_one_is_refused() -> No
     x, c_noise = noise(6, 2), noise(6, seed=2)
     torch.testing.assert_close(network(x, c_noise), network(x, c_noise, torch.zeros(6, 3)), rtol=0, atol=0)
     for wrong in (torch.zeros(6, 2), torch.zeros(3)):
-        with pytest.raises(ValueError, match=r"\(B, 3\)"):
+        with pytest.raises(OptionError, match=r"\(B, 3\)"):
             network(x, c_noise, wrong)
-    with pytest.raises(ValueError, match="none"):
+    with pytest.raises(OptionError, match="none"):
         seeded()(x, c_noise, torch.zeros(6, 2))
 
 

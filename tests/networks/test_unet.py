@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from scorefield.errors import OptionError
 from scorefield.networks.embeddings import per_channel
 from scorefield.networks.unet import Attention, UNet
 
@@ -156,7 +157,34 @@ def test_plain_and_fused_attention_agree() -> None:
 
 
 def test_lengths_that_do_not_agree_are_refused() -> None:
-    with pytest.raises(ValueError, match="one entry per resolution: 2 channels, 1 blocks, 2 attention"):
+    with pytest.raises(OptionError, match="one entry per resolution: 2 channels, 1 blocks, 2 attention"):
         UNet(1, channels=(32, 32), blocks=(1,), attention=(False, False))
-    with pytest.raises(ValueError, match="heads of 32 features do not divide 48 channels"):
+    with pytest.raises(OptionError, match="heads of 32 features do not divide 48 channels"):
         UNet(1, channels=(48,), blocks=(1,), attention=(True,))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"channels": (0, 32)}, "channels must be 1 or more, got 0"),
+        ({"channels": (32, -32)}, "channels must be 1 or more, got -32"),
+        ({"blocks": (1, -1)}, "blocks must be 0 or more, got -1"),
+        ({"patch": 0}, "patch must be 1 or more, got 0"),
+        ({"in_channels": 0}, "in_channels must be 1 or more"),
+        ({"head_features": 0}, "head_features must be 1 or more"),
+        ({"embedding_features": 0}, "embedding_features must be 1 or more"),
+        ({"condition_features": -1}, "condition_features must be 0 or more, got -1"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused_by_name(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        UNet(**{"in_channels": 1, "channels": (32, 32), "blocks": (1, 1), "attention": (False, False), **arguments})
+
+
+def test_a_condition_of_another_shape_is_refused() -> None:
+    x, c_noise = noise(2, 1, 8, 8), torch.zeros(2)
+    for wrong in (torch.zeros(2, 2), torch.zeros(3)):
+        with pytest.raises(OptionError, match=r"\(B, 3\), got"):
+            seeded(condition_features=3)(x, c_noise, wrong)
+    with pytest.raises(OptionError, match="shape none, got"):
+        seeded()(x, c_noise, torch.zeros(2, 2))

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from scorefield.betas import linear_betas
 from scorefield.exact import Gaussian, GaussianMixture
 from scorefield.model import Denoiser, NetworkDenoiser
-from scorefield.noise import EDM, VE, VP, Discrete, Flow, NoiseLevel, Schedule, SubVP, linear_betas
+from scorefield.noise import EDM, VE, VP, Discrete, Flow, NoiseLevel, Schedule, SubVP
 from scorefield.objectives import presets
 from scorefield.objectives.criteria import Criterion, Denoising
 from scorefield.objectives.matching import ScoreMatching, stratified

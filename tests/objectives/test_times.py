@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from scipy.stats import truncnorm
 from torch import Tensor
 
+from scorefield.betas import linear_betas
 from scorefield.errors import OptionError
-from scorefield.noise import EDM, VE, VP, Cosine, Discrete, Flow, Schedule, SubVP, linear_betas
+from scorefield.noise import EDM, VE, VP, Cosine, Discrete, Flow, Schedule, SubVP
 from scorefield.objectives.times import LogNormal, LogUniform, TimeLaw, Uniform, UniformIntegers
 
 SCHEDULES: dict[str, Schedule] = {

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from scorefield.betas import linear_betas
 from scorefield.errors import SamplingError
-from scorefield.noise import EDM, VE, VP, Cosine, Discrete, Flow, Schedule, SubVP, linear_betas
+from scorefield.noise import EDM, VE, VP, Cosine, Discrete, Flow, Schedule, SubVP
 from scorefield.samplers import grids
 
 SCHEDULES: dict[str, Schedule] = {

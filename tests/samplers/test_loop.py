@@ -104,11 +104,12 @@ def test_named_samplers_draw_data_from_nothing(
 def test_langevin_forgets_where_it_began(beginning: float, mixture: Mixture, misfit: Misfit) -> None:
     schedule = EDM(0.03, 8.0)
     grid = geometric(schedule, 40)
-    ratio = float(grid[0] / grid[1])
-    sampler = presets.annealed_langevin(40, ratio, moves=15)
+    sampler = presets.annealed_langevin(40, moves=15)
     model = mixture(schedule)
     start = beginning * first_draw(model, range(3000), (2,), grid[0], seed=0, dtype=torch.float64, device="cpu")
-    x = sample(model, 3000, (2,), grid, sampler.predictor, sampler.corrector, seed=0, start=start)
+    assert sampler.corrector is not None
+    corrector = sampler.corrector(schedule.at(grid).sigma)
+    x = sample(model, 3000, (2,), grid, sampler.predictor, corrector, seed=0, start=start)
     assert misfit(x) < 1
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from scorefield.betas import linear_betas
 from scorefield.errors import SamplingError
 from scorefield.exact import Empirical, Gaussian, GaussianMixture
 from scorefield.model import Denoiser
-from scorefield.noise import EDM, VE, VP, Discrete, Flow, Schedule, SubVP, linear_betas
+from scorefield.noise import EDM, VE, VP, Discrete, Flow, Schedule, SubVP
 from scorefield.randomness import Noise, Stream
 from scorefield.samplers.grids import karras
 from scorefield.samplers.loop import Predictor, sample

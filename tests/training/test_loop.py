@@ -335,6 +335,23 @@ def test_a_gradient_that_is_not_finite_is_told_from_a_loss(monkeypatch: pytest.M
     assert torch.equal(made.state()[0]["model.network.out.weight"], before)
 
 
+def test_weights_that_are_not_finite_become_no_state_and_no_result() -> None:
+    made = trainer()
+    next(iter(made))
+    assert made.state()
+    made.best()
+    with torch.no_grad():
+        next(made.average.model.parameters()).view(-1)[0] = torch.nan
+    for refused in (made.state, made.best):
+        with pytest.raises(TrainingError, match=r"step 1: 1 weights are not finite, network\..* the first"):
+            refused()
+    made = trainer()
+    with torch.no_grad():
+        next(made.model.parameters()).view(-1)[0] = torch.inf
+    with pytest.raises(TrainingError, match="step 0: 1 weights are not finite"):
+        made.state()
+
+
 @pytest.mark.parametrize("missing", ["batch", "learning_rate", "steps"])
 def test_incomplete_settings_are_refused(missing: str) -> None:
     with pytest.raises(TrainingError, match="needs batch, learning_rate and steps or budget"):

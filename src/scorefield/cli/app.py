@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from typing import TextIO
+from typing import Annotated, Any, TextIO
 
 import typer
+from typer.core import TyperGroup
 
 from scorefield.cli.demo import demo
 from scorefield.cli.fit import fit
@@ -15,14 +16,45 @@ from scorefield.cli.inspect import inspect
 from scorefield.cli.sample import sample
 from scorefield.errors import Interrupted, ScorefieldError
 
+
+class _Program(TyperGroup):
+    """The commands; a signal that no command takes up stops at once, and is an interruption like others."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted("stopped at once; the same command goes on from what was saved, if anything") from None
+
+
 app = typer.Typer(
     name="scorefield",
-    help="Learn the distribution of your data through its score; draw from it, condition on it.",
+    cls=_Program,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"scorefield {version('scorefield')}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="show the version and exit")
+    ] = False,
+) -> None:
+    """Learn the distribution of your data through its score; draw from it, condition on it."""
+
+
 for command in (demo, fit, sample, inspect):
     app.command()(command)
 
@@ -38,7 +70,11 @@ def main() -> None:
         app()
     except ScorefieldError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(75 if isinstance(error, Interrupted) else 2)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        # A disk that is full or gone where nobody looked for it: what it says is all there is to say.
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _show_warning(

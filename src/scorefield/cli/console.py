@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -12,6 +13,7 @@ from scorefield.errors import Interrupted
 from scorefield.training.loop import Step
 
 _PLAIN_SECONDS = 10.0  # between lines where the output is no terminal
+_TERMINAL_SECONDS = 0.2  # between lines of drawing on a terminal
 
 
 class Console:
@@ -60,16 +62,29 @@ class Console:
         )
         self.line(text)
 
-    def rows(self, done: int, rows: int) -> None:
-        """How many rows are drawn.
+    def drawing(self, rows: int) -> Callable[[float], None]:
+        """What to call with the share of rows that is drawn: it shows percent, rate and time left.
 
-        Raises:
-            Interrupted: when a signal asked to stop.
+        Once a signal asked to stop it raises Interrupted, unless all is done: finished work is not thrown away.
         """
-        if self._stop:
-            raise Interrupted(f"stopped after {done} of {rows} rows, nothing was written")
-        if self._terminal:
-            self.line(f"{done} of {rows} rows")
+        start = shown = time.monotonic()
+        pause = _TERMINAL_SECONDS if self._terminal else _PLAIN_SECONDS
+
+        def tell(share: float) -> None:
+            nonlocal shown
+            if self._stop and share < 1:
+                raise Interrupted(f"stopped when {share:.0%} of {rows} rows were drawn, nothing was written")
+            now = time.monotonic()
+            if share <= 0 or now - shown < pause:
+                return
+            shown = now
+            taken = now - start
+            self.line(
+                f"{share:4.0%} of {rows} rows, {share * rows / taken:.3g} rows/s, "
+                f"{clock(taken)} done, {clock(taken * (1 / share - 1))} left"
+            )
+
+        return tell
 
     def line(self, text: str) -> None:
         """A line that the next one replaces, on a terminal."""

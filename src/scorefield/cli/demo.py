@@ -42,17 +42,15 @@ def demo(
 
     start = time.monotonic()
     data = read(DATA)
-    print(f"{DATA}: {data.describe()}")
-    out.mkdir(parents=True, exist_ok=True)
     run = out / "run"
     with Console() as console:
+        console.say(f"{DATA}: {data.describe()}")
         bundle = fit(data, out=run, condition=["label"], seed=seed, device=device, report=console)
         began = time.perf_counter()
-        samples = bundle.sample(1000, seed=seed, on_rows=console.rows)
+        samples = bundle.sample(1000, seed=seed, on_progress=console.drawing(1000))
         each = (time.perf_counter() - began) / len(samples)
-    for target, form in ((out / "samples.npz", samples), (out / "samples.parquet", samples)):
-        target.unlink(missing_ok=True)
-        write(form, target)
+    for name in ("samples.npz", "samples.parquet"):
+        write(samples, out / name)
     title = "scikit-learn's digits, and digits drawn from the model"
     picture_beside(ten_of_each(data), ten_of_each(samples), out / "samples.png", title)
     training = bundle.facts["training"]

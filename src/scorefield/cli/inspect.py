@@ -17,10 +17,14 @@ def inspect(
     from scorefield.cli.options import names
     from scorefield.storage import MANIFEST
 
-    if (Path(what) / MANIFEST).exists() or (Path(what) / "fit.json").exists():
+    if (Path(what) / MANIFEST).exists():
         from scorefield.inspection import describe_run
 
         lines = describe_run(Path(what))
+    elif (Path(what) / "fit.json").exists():
+        from scorefield.unfinished import describe_unfinished
+
+        lines = describe_unfinished(Path(what))
     else:
         from scorefield.inspection import describe_data
 

@@ -26,14 +26,17 @@ def sample(
     import time
 
     from scorefield.api import load
+    from scorefield.card import short
     from scorefield.cli.console import Console
-    from scorefield.data.write import check_target, write
+    from scorefield.data.write import check_fits, write
 
     bundle = load(run, device)
-    check_target(out, bundle.features.codec.kind)
+    check_fits(bundle.blank(seed=seed, given=values), out)
     start = time.perf_counter()
     with Console() as console:
-        drawn = bundle.sample(rows, seed=seed, given=values, sampler=sampler, steps=steps, on_rows=console.rows)
+        drawn = bundle.sample(
+            rows, seed=seed, given=values, sampler=sampler, steps=steps, on_progress=console.drawing(rows)
+        )
     taken = time.perf_counter() - start
     write(drawn, out)
-    print(f"{out}: {drawn.describe()}; {taken:.1f} s, {1000 * taken / rows:.3g} ms a row")
+    print(f"{out}: {short(drawn)}; {taken:.1f} s, {1000 * taken / rows:.3g} ms a row")

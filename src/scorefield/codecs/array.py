@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,11 @@ import torch
 from torch import Tensor
 
 from scorefield.codecs.numeric import NumericColumn, finest
+from scorefield.data.arrays import image_layout
 from scorefield.data.kinds import Array, Data
 from scorefield.errors import DataError
+
+_AT_ONCE = 1 << 22  # numbers as float64, so that a large array is never copied whole
 
 
 @dataclass(frozen=True)
@@ -25,12 +29,16 @@ class ArrayCodec:
         row_shape: of one row of the user's array.
         dtype: of the user's array.
         notes: what fitting found.
+        channels_last: whether rows are (H, W, C), which networks are given as (C, H, W).
+        name: the key of the user's array within an .npz file, or "".
     """
 
     columns: tuple[NumericColumn, ...]
     row_shape: tuple[int, ...]
     dtype: str
     notes: tuple[str, ...] = ()
+    channels_last: bool = False
+    name: str = ""
     kind = "array"
 
     @staticmethod
@@ -50,8 +58,11 @@ class ArrayCodec:
         if all(np.array_equal(values[0], row) for row in values[1:]):
             raise DataError(f"{array.source}: all rows are equal, there is nothing to learn")
         constant = sum(column.scaler is None for column in columns)
-        notes = (f"{constant} constant elements are not modelled but put back in samples",) if constant else ()
-        return ArrayCodec(tuple(columns), row_shape, str(values.dtype), notes)
+        notes = [f"{constant} constant elements are not modelled but put back in samples"] if constant else []
+        layout = image_layout(values.shape)
+        if len(row_shape) == 3:
+            notes.append(_layout_note(row_shape, layout))
+        return ArrayCodec(tuple(columns), row_shape, str(values.dtype), tuple(notes), layout == "NHWC", array.name)
 
     @property
     def _is_field(self) -> bool:
@@ -61,6 +72,8 @@ class ArrayCodec:
     def shape(self) -> tuple[int, ...]:
         if not self._is_field:
             return (sum(column.scaler is not None for column in self.columns),)
+        if self.channels_last:
+            return (self.row_shape[-1], *self.row_shape[:-1])
         return (1, *self.row_shape) if len(self.row_shape) == 2 else self.row_shape
 
     @property
@@ -68,45 +81,65 @@ class ArrayCodec:
         return finest(list(self.columns))
 
     def encode(self, data: Data) -> Tensor:
-        values = self._values(data)
-        if self._is_field:
-            scaler = self.columns[0].scaler
-            assert scaler is not None
-            return scaler.forward(values).float().reshape(len(values), *self.shape)
-        parts = [c.scaler.forward(values[:, i]) for i, c in enumerate(self.columns) if c.scaler is not None]
-        return torch.stack(parts, dim=1).float()
+        x = torch.empty((len(data), *self.shape))
+        for rows, values in self._parts(data):
+            if self._is_field:
+                scaler = self.columns[0].scaler
+                assert scaler is not None
+                scaled = scaler.forward(values)
+                x[rows] = (scaled.movedim(-1, 1) if self.channels_last else scaled).reshape(x[rows].shape)
+            else:
+                parts = [c.scaler.forward(values[:, i]) for i, c in enumerate(self.columns) if c.scaler is not None]
+                x[rows] = torch.stack(parts, dim=1).float()
+        return x
 
     def decode(self, x: Tensor) -> Array:
-        x = x.double().cpu()
+        values = np.empty((len(x), *self.row_shape), dtype=self.dtype)
+        for rows in self._chunks(len(x)):
+            values[rows] = self._decoded(x[rows].double().cpu())
+        return Array(values, source="decoded array", name=self.name)
+
+    def _decoded(self, x: Tensor) -> np.ndarray:
+        """Rows (n, *row_shape) float64 from encoded ones."""
         if self._is_field:
-            values = self.columns[0].decode(x.reshape(-1))
-        else:
-            values = np.empty((len(x), len(self.columns)))
-            position = 0
-            for i, column in enumerate(self.columns):
-                if column.scaler is None:
-                    values[:, i] = column.low
-                else:
-                    values[:, i] = column.decode(x[:, position])
-                    position += 1
-        return Array(values.reshape(len(x), *self.row_shape).astype(self.dtype), source="decoded array")
+            x = x.movedim(1, -1) if self.channels_last else x
+            return self.columns[0].decode(x.reshape(-1)).reshape(len(x), *self.row_shape)
+        values = np.empty((len(x), len(self.columns)))
+        position = 0
+        for i, column in enumerate(self.columns):
+            if column.scaler is None:
+                values[:, i] = column.low
+            else:
+                values[:, i] = column.decode(x[:, position])
+                position += 1
+        return values.reshape(len(x), *self.row_shape)
 
     def log_jacobian(self, data: Data) -> Tensor:
-        values = self._values(data)
-        if self._is_field:
-            scaler = self.columns[0].scaler
-            assert scaler is not None
-            return scaler.log_slope(values).flatten(1).sum(1)
-        parts = [c.scaler.log_slope(values[:, i]) for i, c in enumerate(self.columns) if c.scaler is not None]
-        return torch.stack(parts, dim=1).sum(1)
+        found = torch.empty(len(data), dtype=torch.float64)
+        for rows, values in self._parts(data):
+            if self._is_field:
+                scaler = self.columns[0].scaler
+                assert scaler is not None
+                found[rows] = scaler.log_slope(values).flatten(1).sum(1)
+            else:
+                parts = [c.scaler.log_slope(values[:, i]) for i, c in enumerate(self.columns) if c.scaler is not None]
+                found[rows] = torch.stack(parts, dim=1).sum(1)
+        return found
 
-    def _values(self, data: Data) -> Tensor:
+    def _parts(self, data: Data) -> Iterator[tuple[slice, Tensor]]:
+        """The rows some at a time, as float64; vectors as (n, elements); refuses an array of another form."""
         if not isinstance(data, Array):
             raise DataError(f"the model was trained on an array, got {data.kind} from {data.source}")
         if data.values.shape[1:] != self.row_shape:
             raise DataError(f"{data.source}: rows have shape {data.values.shape[1:]}, expected {self.row_shape}")
-        values = torch.from_numpy(data.values.astype(np.float64))
-        return values if self._is_field else values.reshape(len(values), -1)
+        for rows in self._chunks(len(data)):
+            values = torch.from_numpy(data.values[rows].astype(np.float64))
+            yield rows, values if self._is_field else values.reshape(len(values), -1)
+
+    def _chunks(self, count: int) -> Iterator[slice]:
+        """Ranges of rows, a bounded number of elements in each."""
+        step = max(1, _AT_ONCE // max(1, int(np.prod(self.row_shape))))
+        return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -115,15 +148,33 @@ class ArrayCodec:
             "row_shape": list(self.row_shape),
             "dtype": self.dtype,
             "notes": list(self.notes),
+            "channels_last": self.channels_last,
+            "name": self.name,
         }
 
     @staticmethod
     def from_json(fields: dict[str, Any]) -> ArrayCodec:
         """The codec whose `to_json` gave these fields."""
         columns = tuple(NumericColumn.from_json(column) for column in fields["columns"])
-        return ArrayCodec(columns, tuple(fields["row_shape"]), fields["dtype"], tuple(fields["notes"]))
+        return ArrayCodec(
+            columns,
+            tuple(fields["row_shape"]),
+            fields["dtype"],
+            tuple(fields["notes"]),
+            fields["channels_last"],
+            fields["name"],
+        )
 
     def describe(self) -> list[str]:
         shown = [column.describe() for column in self.columns[:20]]
         left = len(self.columns) - len(shown)
         return [f"rows of shape {self.row_shape}, {self.dtype}", *shown, *([f"and {left} more"] if left else [])]
+
+
+def _layout_note(shape: tuple[int, ...], layout: str) -> str:
+    """How rows of three axes are taken."""
+    if layout == "NHWC":
+        return f"rows of shape {shape} are taken as {shape[2]} channels, last, of {shape[0]}×{shape[1]}"
+    taken = f"rows of shape {shape} are taken as {shape[0]} channels, first, of {shape[1]}×{shape[2]}"
+    doubt = {"either": ", though the last axis could be the channels", "": ", though no image has this shape"}
+    return taken + (f"{doubt[layout]}: transpose them if that is wrong" if layout in doubt else "")

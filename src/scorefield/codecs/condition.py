@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,10 @@ from scorefield.errors import DataError, OptionError
 from scorefield.randomness import Stream
 
 _MOST_CATEGORIES = 200  # whole numbers with more different values than this are numbers, not names
-_KEPT_ROWS = 10_000
+_KEPT_ROWS = 100_000
+_KEPT_NUMBERS = 1 << 24  # in the rows kept, so that many categories do not make a large bundle
+_RARE_ROWS = 20  # kept of every category, as far as there are as many
+_NEAREST = 0.01  # share of the rows that count as near a given number, at least `_RARE_ROWS`
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,14 @@ class ConditionColumn:
         index = torch.tensor([codes[str(value)] for value in values], dtype=torch.long)
         return torch.nn.functional.one_hot(index, len(self.categories)).float()
 
+    def first_of_each(self, values: np.ndarray, count: int) -> np.ndarray:
+        """The places of the first rows of every category, up to `count` of each; (n,) values of a column of names."""
+        _, codes = np.unique(values.astype(str) if self.dtype == "str" else values, return_inverse=True)
+        grouped = np.argsort(codes, kind="stable")
+        starts = np.searchsorted(codes[grouped], codes[grouped])
+        first: np.ndarray = grouped[np.arange(len(codes)) - starts < count]
+        return first
+
     def decode(self, features: Tensor) -> np.ndarray:
         """(n, features) back to (n,) values of the column's own type."""
         if self.categories is None:
@@ -110,19 +122,27 @@ class ConditionCodec:
     Args:
         columns: one or more.
         seen: encoded rows of the training data, (m, k), from which conditions that are not given are drawn.
+        random: how many of them, from the first on, are a random part of the training data. The others were added so
+            that every category has some, and are drawn only for a given category that the random part has too few of.
     """
 
     columns: tuple[ConditionColumn, ...]
     seen: Tensor
+    random: int
 
     @staticmethod
     def fit(values: Mapping[str, np.ndarray], seed: int = 0) -> ConditionCodec:
         """Measure columns by name, each (n,)."""
         columns = tuple(ConditionColumn.fit(name, column) for name, column in values.items())
-        codec = ConditionCodec(columns, torch.empty(0))
-        encoded = codec.encode(values)
-        kept = Stream(seed, "conditions kept").permutation(len(encoded))[:_KEPT_ROWS].copy()
-        return ConditionCodec(columns, encoded[kept])
+        codec = ConditionCodec(columns, torch.empty(0), 0)
+        rows = len(next(iter(values.values())))
+        order = Stream(seed, "conditions kept").permutation(rows)
+        random = min(rows, _KEPT_ROWS, max(1000, _KEPT_NUMBERS // codec.features))
+        each = min(_RARE_ROWS, max(1, _KEPT_NUMBERS // codec.features**2))
+        places = [c.first_of_each(values[c.name][order], each) for c in columns if c.categories is not None]
+        first = np.unique(np.concatenate([np.empty(0, np.int64), *places]))
+        kept = np.concatenate([order[:random], order[first[first >= random]]])
+        return ConditionCodec(columns, codec.encode({name: column[kept] for name, column in values.items()}), random)
 
     @property
     def features(self) -> int:
@@ -143,6 +163,9 @@ class ConditionCodec:
     def draw(self, rows: range, given: Mapping[str, Any], seed: int) -> Tensor:
         """A condition for each row: what is given, and the rest from training rows that agree with it, (n, k).
 
+        Rows agree that have the given categories and, among these, the numbers nearest to the given ones. Where no row
+        has all given categories, which a warning says, the rest is drawn from all rows.
+
         Args:
             rows: which rows of the request.
             given: values by column name.
@@ -155,48 +178,58 @@ class ConditionCodec:
         for name in given:
             if name not in names:
                 raise OptionError(f"the model is not conditioned on {name!r}, only on {names}")
-        allowed = self.seen
         fixed: dict[int, Tensor] = {}
+        agree, distance = torch.ones(len(self.seen), dtype=torch.bool), torch.zeros(len(self.seen))
         position = 0
         for column in self.columns:
-            part = slice(position, position + column.features)
             if column.name in given:
-                value = column.encode([given[column.name]])
-                if column.categories is not None:
-                    agreeing = allowed[(allowed[:, part] == value).all(1)]
-                    allowed = agreeing if len(agreeing) else allowed
-                fixed[position] = value
+                fixed[position] = value = column.encode([given[column.name]])
+                part = self.seen[:, position : position + column.features]
+                if column.categories is None:
+                    distance += (part - value).square().sum(1)
+                else:
+                    agree &= (part == value).all(1)
             position += column.features
+        allowed = self._agreeing(agree, given)
+        near = distance[allowed]
+        if bool(near.any()):
+            count = min(len(near), max(_RARE_ROWS, round(_NEAREST * len(near))))
+            allowed = allowed[near <= near.kthvalue(count).values]
         u = Stream(seed, "conditions").uniform(rows)
-        drawn = allowed[(u * len(allowed)).long().clamp(max=len(allowed) - 1)].clone()
+        drawn = self.seen[allowed[(u * len(allowed)).long().clamp(max=len(allowed) - 1)]]
         for start, value in fixed.items():
             drawn[:, start : start + value.shape[1]] = value
         return drawn
+
+    def _agreeing(self, agree: Tensor, given: Mapping[str, Any]) -> Tensor:
+        """The places of the rows that agree: random ones where enough, all where not, or with a warning any."""
+        common = agree[: self.random].nonzero()[:, 0]
+        every = agree.nonzero()[:, 0]
+        if len(every):
+            return common if len(common) >= _RARE_ROWS else every
+        named = {column.name for column in self.columns if column.categories is not None}
+        together = ", ".join(f"{name}={value}" for name, value in given.items() if name in named)
+        warnings.warn(
+            f"{together} do not occur together in the {len(self.seen)} training rows kept: samples are a guess, "
+            "and other conditions are drawn from all rows",
+            stacklevel=3,
+        )
+        return torch.arange(self.random)
 
     def decode(self, features: Tensor) -> dict[str, np.ndarray]:
         """(n, k) back to columns by name, each (n,)."""
         parts = features.split([column.features for column in self.columns], dim=1)
         return {column.name: column.decode(part) for column, part in zip(self.columns, parts, strict=True)}
 
-    def to_json(self) -> list[dict[str, Any]]:
+    def to_json(self) -> dict[str, Any]:
         """Plain values; `seen` is kept as a tensor beside them."""
-        return [
-            {
-                "name": c.name,
-                "categories": c.categories,
-                "mean": c.mean,
-                "std": c.std,
-                "dtype": c.dtype,
-                "decimals": c.decimals,
-            }
-            for c in self.columns
-        ]
+        return {"columns": [asdict(column) for column in self.columns], "random": self.random}
 
     @staticmethod
-    def from_json(fields: list[dict[str, Any]], seen: Tensor) -> ConditionCodec:
+    def from_json(fields: dict[str, Any], seen: Tensor) -> ConditionCodec:
         """The codec whose `to_json` gave these fields."""
         columns = [
             ConditionColumn(**{**f, "categories": None if f["categories"] is None else tuple(f["categories"])})
-            for f in fields
+            for f in fields["columns"]
         ]
-        return ConditionCodec(tuple(columns), seen)
+        return ConditionCodec(tuple(columns), seen, fields["random"])

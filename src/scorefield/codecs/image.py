@@ -1,4 +1,4 @@
-"""Images of integers ↔ [−1, 1]: x = 2·pixel/maximum − 1, back by rounding to the nearest bin."""
+"""Images of integers ↔ centred reals: x = 2·pixel/maximum − 1 − mean, back by rounding to the nearest bin."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ class ImageCodec:
     Args:
         height, width, channels: of each image.
         mode: "L", "RGB", "RGBA" or "I;16".
-        maximum: the value of white, which becomes 1; zero becomes −1.
+        maximum: the value of white; zero becomes −1 and white 1, before the mean is taken off.
+        mean: of all elements on that scale, so that σ_data is their root mean square.
         layout: how the user's own array lay, "" when it was no array.
         notes: what fitting found.
     """
@@ -31,6 +32,7 @@ class ImageCodec:
     channels: int
     mode: str
     maximum: int
+    mean: float = 0.0
     layout: str = ""
     notes: tuple[str, ...] = ()
     kind = "images"
@@ -45,7 +47,8 @@ class ImageCodec:
         _, height, width, channels = images.pixels.shape
         if all(np.array_equal(images.pixels[0], image) for image in images.pixels[1:]):
             raise DataError(f"{images.source}: all {len(images)} images are equal, there is nothing to learn")
-        return ImageCodec(height, width, channels, images.mode, images.maximum, images.layout)
+        mean = 2 * float(images.pixels.mean(dtype=np.float64)) / images.maximum - 1
+        return ImageCodec(height, width, channels, images.mode, images.maximum, mean, images.layout)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -65,10 +68,12 @@ class ImageCodec:
                 f"{data.source}: images have (height, width, channels, mode, maximum) {found}, expected {expected}"
             )
         pixels = torch.from_numpy(data.pixels.astype(np.float32)).movedim(-1, 1)
-        return pixels.mul_(2 / self.maximum).sub_(1).contiguous()
+        return pixels.mul_(2 / self.maximum).sub_(1 + self.mean).contiguous()
 
     def decode(self, x: Tensor) -> Images:
-        pixels = ((x.float().cpu() + 1) * (self.maximum / 2)).round_().clamp_(0, self.maximum).movedim(1, -1)
+        pixels = (
+            ((x.float().cpu() + (1 + self.mean)) * (self.maximum / 2)).round_().clamp_(0, self.maximum).movedim(1, -1)
+        )
         dtype = np.uint8 if self.maximum < 256 else np.uint16
         return Images(
             np.ascontiguousarray(pixels.numpy().astype(dtype)),
@@ -91,6 +96,7 @@ class ImageCodec:
             "channels": self.channels,
             "mode": self.mode,
             "maximum": self.maximum,
+            "mean": self.mean,
             "layout": self.layout,
             "notes": list(self.notes),
         }
@@ -102,4 +108,7 @@ class ImageCodec:
         return ImageCodec(**values, notes=tuple(fields["notes"]))
 
     def describe(self) -> list[str]:
-        return [f"images {self.height}×{self.width}, mode {self.mode}, integers 0 to {self.maximum} as [−1, 1]"]
+        return [
+            f"images {self.height}×{self.width}, mode {self.mode}, integers 0 to {self.maximum} "
+            f"as [−1, 1], less their mean {self.mean:.4f}"
+        ]

@@ -11,10 +11,14 @@ from torch import Tensor
 
 from scorefield.codecs.scalers import Scaler, fit_scaler, scaler_from_json
 from scorefield.errors import DataError
+from scorefield.randomness import Stream
 
 _MOST_DECIMALS = 4
 _EXACT_INTEGERS = 2**53
 _LEAST_SPAN = 1e-150
+_MEASURED = 1 << 22  # values from which a scaler is fitted
+_CHUNK = 1 << 20
+_CHANCE = 1e-6  # that continuous values lie on a grid by coincidence
 
 
 @dataclass(frozen=True)
@@ -48,17 +52,13 @@ class NumericColumn:
             )
         if 0 < float(high) - float(low) < _LEAST_SPAN:
             raise DataError(f"column {name!r} spans only {high - low:g}, whose square is no float64: rescale it")
-        column = torch.from_numpy(values.astype(np.float64))
-        scaler = None if low == high else fit_scaler(column)
+        scaler = None if low == high else fit_scaler(torch.from_numpy(_looked_at(values).astype(np.float64)))
         return NumericColumn(name, scaler, 0 if integer else decimals_of(values), float(low), float(high), integer)
 
     @property
     def resolution(self) -> float | None:
         """The step of the grid of encoded values, None where they are continuous or ranks."""
-        if self.decimals is None or self.scaler is None or self.scaler.kind != "standardise":
-            return None
-        step = torch.tensor([0.0, 10.0**-self.decimals], dtype=torch.float64)
-        return float(self.scaler.forward(step).diff())
+        return None if self.decimals is None or self.scaler is None else self.scaler.step(10.0**-self.decimals)
 
     def decode(self, scaled: Tensor) -> np.ndarray:
         """Values (n,) float64 from scaled ones, on the column's own grid."""
@@ -109,15 +109,36 @@ def finest(columns: list[NumericColumn]) -> float | None:
 
 
 def decimals_of(values: np.ndarray) -> int | None:
-    """How many decimals suffice for every value, None if more than four; seen on a few rows before all."""
+    """How many decimals suffice for every value, None if more than four or where that cannot be told.
+
+    Far from zero the floats themselves lie on a grid: float32 near 10⁶ knows no more than sixteenths. So a grid of
+    decimals is seen only where it is 16 times coarser than the floats' own, and where so many different values do not
+    lie on it by coincidence. Whole numbers are floats exactly, which makes them plain to see twice as coarse already.
+    """
+    values = values.astype(np.float64) if values.dtype.kind in "iub" else values.reshape(-1)
+    kind = values.dtype.type
+    spacing = float(np.spacing(max(abs(values.min()), abs(values.max()), np.finfo(kind).tiny)))
+    different = len(np.unique(values[:1000]))
     for decimals in range(_MOST_DECIMALS + 1):
-        if all(_on_grid(part, decimals) for part in (values[:1000], values)):
-            return decimals
+        for off, coarser in ((0, 2), (2, 16)) if decimals == 0 else ((2, 16),):
+            step = 10.0**-decimals
+            if step < coarser * spacing or ((2 * off + 1) * spacing / step) ** different > _CHANCE:
+                continue
+            parts = (values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK))
+            if _on_grid(values[:1000], decimals, off) and all(_on_grid(part, decimals, off) for part in parts):
+                return decimals
     return None
 
 
-def _on_grid(values: np.ndarray, decimals: int) -> bool:
-    # float32 keeps seven digits: 5.1 read as float32 is 5.0999999.
-    tolerance = 1e-6 if values.dtype.itemsize < 8 else 1e-12
-    values = values.astype(np.float64, copy=False)
-    return bool(np.allclose(np.round(values, decimals), values, rtol=tolerance, atol=0))
+def _on_grid(values: np.ndarray, decimals: int, off: int) -> bool:
+    """Whether rounded values, as floats of the same type, are the values or at most `off` of its steps away."""
+    rounded = np.round(values.astype(np.float64), decimals).astype(values.dtype)
+    return bool((np.abs(rounded - values) <= off * np.spacing(np.abs(values))).all())
+
+
+def _looked_at(values: np.ndarray) -> np.ndarray:
+    """The values that a scaler is fitted to: all, or random ones of very many and the extremes."""
+    if len(values) <= _MEASURED:
+        return values
+    positions = (Stream(0, "values measured").uniform(_MEASURED) * len(values)).long().numpy()
+    return np.concatenate([values[positions], [values.min(), values.max()]])

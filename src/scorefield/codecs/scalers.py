@@ -30,6 +30,10 @@ class Scaler(Protocol):
         """log d forward/d values, nats."""
         ...
 
+    def step(self, width: float) -> float | None:
+        """How far apart values of this distance are once scaled; None where that differs from place to place."""
+        ...
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, from which `scaler_from_json` makes it again."""
         ...
@@ -56,6 +60,9 @@ class Standardise:
     def log_slope(self, values: Tensor) -> Tensor:
         return torch.full_like(values, -math.log(self.std))
 
+    def step(self, width: float) -> float | None:
+        return width / self.std
+
     def to_json(self) -> dict[str, Any]:
         return {"kind": self.kind, "mean": self.mean, "std": self.std}
 
@@ -75,11 +82,20 @@ class Quantile:
 
     @staticmethod
     def fit(column: Tensor, knots: int = 512) -> Quantile:
-        """Knots at evenly spread ranks of a column (n,); equal values share their middle rank."""
+        """Knots of a column (n,), half of them at evenly spread ranks and half at evenly spread normal quantiles.
+
+        The latter follow the tails, where the last of evenly spread ranks would leave a line from 0.998 to the end.
+        Equal values share their middle rank.
+        """
         distinct, counts = column.double().unique(return_counts=True)
         middle = (counts.cumsum(0) - counts / 2) / len(column)
         if len(distinct) > knots:
-            wanted = torch.linspace(float(middle[0]), float(middle[-1]), knots, dtype=torch.float64)
+            first, last = middle[0], middle[-1]
+            ranks = torch.linspace(first, last, knots // 2, dtype=torch.float64)
+            normals = torch.linspace(
+                torch.special.ndtri(first), torch.special.ndtri(last), knots // 2, dtype=torch.float64
+            )
+            wanted = torch.cat([ranks, torch.special.ndtr(normals)])
             chosen = torch.searchsorted(middle, wanted).clamp(max=len(middle) - 1).unique()
             distinct, middle = distinct[chosen], middle[chosen]
         return Quantile(tuple(distinct.tolist()), tuple(torch.special.ndtri(middle).tolist()))
@@ -93,6 +109,9 @@ class Quantile:
     def log_slope(self, values: Tensor) -> Tensor:
         left, x, y = _segment(values, self.values, self.normals)
         return ((y[left + 1] - y[left]) / (x[left + 1] - x[left])).log()
+
+    def step(self, width: float) -> float | None:
+        return None
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": self.kind, "values": list(self.values), "normals": list(self.normals)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,8 @@ from scorefield.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_LISTED = 10  # columns that a refusal names
 
 
 @dataclass(frozen=True)
@@ -42,15 +46,13 @@ class TableCodec:
             DataError: for columns that are not numeric or have missing cells, which a later version handles, and when
                 no column varies.
         """
-        _refuse_what_comes_later(table)
-        columns, notes = [], []
-        for name in table.columns.column_names:
-            column = NumericColumn.fit(name, table.columns[name].to_numpy())
-            if column.scaler is None:
-                notes.append(
-                    f"column {name!r} is constant ({column.low:g}): it is not modelled but put back in samples"
-                )
-            columns.append(column)
+        columns, reasons = fit_columns(table)
+        _refuse(table, reasons)
+        notes = [
+            f"column {column.name!r} is constant ({column.low:g}): it is not modelled but put back in samples"
+            for column in columns
+            if column.scaler is None
+        ]
         if all(column.scaler is None for column in columns):
             raise DataError(f"{table.source}: no column varies, there is nothing to learn")
         types = tuple(str(field.type) for field in table.columns.schema)
@@ -97,7 +99,8 @@ class TableCodec:
         missing = [column.name for column in self.columns if column.name not in present]
         if missing:
             raise DataError(f"{data.source}: columns {missing} are missing, the model was trained with them")
-        _refuse_what_comes_later(data)
+        reasons = {column.name: _comes_later(data.columns[column.name]) for column in self.columns}
+        _refuse(data, {name: reason for name, reason in reasons.items() if reason})
         return {
             column.name: torch.from_numpy(data.columns[column.name].to_numpy().astype(np.float64))
             for column in self._modelled
@@ -129,19 +132,48 @@ def arrow_type(name: str) -> pa.DataType:
     return pa.type_for_alias(name)
 
 
-def _refuse_what_comes_later(table: Table) -> None:
+def fit_columns(table: Table) -> tuple[list[NumericColumn], dict[str, str]]:
+    """What each column is taken for, and of those that cannot be modelled the reason, by name."""
+    columns, reasons = [], {}
+    for name, column in zip(table.columns.column_names, table.columns.columns, strict=True):
+        reason = _comes_later(column)
+        if reason:
+            reasons[name] = reason
+            continue
+        try:
+            columns.append(NumericColumn.fit(name, column.to_numpy()))
+        except DataError as error:
+            reasons[name] = str(error).removeprefix(f"column {name!r}").removeprefix(":").strip()
+    return columns, reasons
+
+
+def choice(names: Sequence[str]) -> str:
+    """The option that chooses these columns, ready to copy."""
+    return f"--columns {shlex.quote(','.join(names))}"
+
+
+def _refuse(table: Table, reasons: dict[str, str]) -> None:
+    """Refuse a table for some of its columns, up to ten of them with the reason, and say how to do without them."""
+    if not reasons:
+        return
+    listed = [f"column {name!r} {reason}" for name, reason in list(reasons.items())[:_LISTED]]
+    if len(reasons) > _LISTED:
+        listed.append(f"and {len(reasons) - _LISTED} more")
+    usable = [name for name in table.columns.column_names if name not in reasons]
+    raise DataError(
+        f"{table.source}: {'; '.join(listed)}; this version models complete columns of numbers; a column of names or "
+        "truth values can be a condition with --condition; "
+        + (f"the others are {choice(usable)}" if usable else "there are no others to choose with --columns")
+    )
+
+
+def _comes_later(column: pa.ChunkedArray) -> str:
+    """Why this version does not model a column, "" if it does."""
     import pyarrow.types as kinds
 
-    for name, column in zip(table.columns.column_names, table.columns.columns, strict=True):
-        usable = kinds.is_integer(column.type) or kinds.is_floating(column.type)
-        if not usable:
-            raise DataError(
-                f"{table.source}: column {name!r} holds {column.type}; this version models numeric columns: choose "
-                f"them with --columns, or make {name!r} a condition with --condition"
-            )
-        if column.null_count:
-            first = int(np.flatnonzero(column.is_null().to_numpy())[0])
-            raise DataError(
-                f"{table.source}: column {name!r} has {column.null_count} missing cells, the first in data row "
-                f"{first + 1}; this version models complete columns: choose them with --columns"
-            )
+    if not (kinds.is_integer(column.type) or kinds.is_floating(column.type)):
+        return f"holds {column.type}"
+    if column.null_count:
+        first = int(np.flatnonzero(column.is_null().to_numpy())[0])
+        return f"has {column.null_count} missing cells, the first in data row {first + 1}"
+    return ""

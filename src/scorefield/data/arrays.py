@@ -199,7 +199,7 @@ def as_kind(
             f"{source}: {values.dtype} of an image's shape {values.shape}, values {least:g} to {most:g}, kept "
             "as an array; images are uint8, 0 to 255"
         )
-    return Array(values, labels.get(label_name), label_name if labels else "", source, tuple(notes), name)
+    return Array(values, labels.get(label_name), label_name if labels else "", source, tuple(notes), name, labels)
 
 
 def image_layout(shape: tuple[int, ...]) -> str:

@@ -75,6 +75,7 @@ class Array:
         label_name: the name that conditioning uses, "" without labels.
         source, notes: as for a Table.
         name: the key within an .npz file, or "".
+        label_columns: every column that can be conditioned on, by name, each (n,); `labels` is one of them.
     """
 
     values: np.ndarray
@@ -83,13 +84,13 @@ class Array:
     source: str = "array"
     notes: tuple[str, ...] = ()
     name: str = ""
+    label_columns: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     kind: ClassVar[str] = "array"
 
-    @property
-    def label_columns(self) -> dict[str, np.ndarray]:
-        """The labels by name, empty without any."""
-        return {} if self.labels is None else {self.label_name: self.labels}
+    def __post_init__(self) -> None:
+        if self.labels is not None and self.label_name not in self.label_columns:
+            object.__setattr__(self, "label_columns", {self.label_name: self.labels, **self.label_columns})
 
     def __len__(self) -> int:
         return len(self.values)
@@ -97,7 +98,12 @@ class Array:
     def rows(self, index: np.ndarray) -> Array:
         """The rows at these positions, in this order."""
         index = _positions(index, len(self))
-        return replace(self, values=self.values[index], labels=None if self.labels is None else self.labels[index])
+        return replace(
+            self,
+            values=self.values[index],
+            labels=None if self.labels is None else self.labels[index],
+            label_columns={name: column[index] for name, column in self.label_columns.items()},
+        )
 
     def fingerprint(self) -> str:
         """SHA-256 of type, shape, values and labels."""
@@ -108,7 +114,7 @@ class Array:
 
     def describe(self) -> str:
         """One line: the kind, the size and the type."""
-        labels = f", labels {self.label_name!r}" if self.labels is not None else ""
+        labels = f", labels {', '.join(map(repr, self.label_columns))}" if self.label_columns else ""
         return f"array of {len(self)} rows of shape {tuple(self.values.shape[1:])}, {self.values.dtype}{labels}"
 
 

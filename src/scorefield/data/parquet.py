@@ -90,8 +90,12 @@ def write_images(data: Images, stream: BinaryIO) -> None:
     import pyarrow.parquet as pq
 
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    fields = [("image", kind)] + [(name, pa.array(column[:0]).type) for name, column in data.label_columns.items()]
-    layout = pa.schema(fields)
+    # An object array is text, as for .npz; its type cannot be told from a slice, which may be empty.
+    labels = {
+        name: pa.array(column.astype(str) if column.dtype.kind == "O" else column)
+        for name, column in data.label_columns.items()
+    }
+    layout = pa.schema([("image", kind)] + [(name, column.type) for name, column in labels.items()])
     with pq.ParquetWriter(stream, layout, compression="zstd", write_page_checksum=True) as writer:
         for start in range(0, len(data), 4096):
             stop = min(start + 4096, len(data))
@@ -99,8 +103,8 @@ def write_images(data: Images, stream: BinaryIO) -> None:
                 {"bytes": png(data.pixels[place], data.mode, data.maximum), "path": f"{place}.png"}
                 for place in range(start, stop)
             ]
-            labels = [pa.array(column[start:stop]) for column in data.label_columns.values()]
-            writer.write_table(pa.Table.from_arrays([pa.array(cells, kind), *labels], schema=layout))
+            parts = [column.slice(start, stop - start) for column in labels.values()]
+            writer.write_table(pa.Table.from_arrays([pa.array(cells, kind), *parts], schema=layout))
 
 
 def _open(path: Path) -> pq.ParquetFile:

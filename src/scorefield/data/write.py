@@ -13,7 +13,7 @@ import numpy as np
 
 from scorefield.data.kinds import Array, Data, Images, Table
 from scorefield.data.schema import check_names
-from scorefield.errors import DataError
+from scorefield.errors import DataError, WriteError
 
 ENDINGS = (".csv", ".parquet", ".npy", ".npz")
 _EXACT = 1 << 53  # integers up to here are floats without loss
@@ -52,6 +52,25 @@ def check_target(path: str | os.PathLike[str], kind: str) -> None:
         raise DataError(f"{target}: a folder of this name exists, expected a file or nothing")
 
 
+def check_fits(data: Data, path: str | os.PathLike[str]) -> None:
+    """Refuse early what `write` would refuse for data of this form, so that no work is done in vain.
+
+    Args:
+        data: a row or more of what is to be written.
+        path: as for `write`.
+
+    Raises:
+        DataError: as `check_target`, and where the ending has no place for such rows or their labels.
+    """
+    target = Path(os.fspath(path))
+    check_target(target, data.kind)
+    ending = target.suffix.lower()
+    if ending:
+        _writer(data, ending, str(target))
+    else:
+        _check_labels(data, target)
+
+
 def write(data: Data, path: str | os.PathLike[str]) -> None:
     """Write a data set; a file there is replaced, at once and as a whole.
 
@@ -60,7 +79,8 @@ def write(data: Data, path: str | os.PathLike[str]) -> None:
         path: .csv, .parquet, .npy or .npz, or a folder without ending for images, as PNGs.
 
     Raises:
-        DataError: before anything is written, where the form does not fit the data; where writing fails, with the path.
+        DataError: before anything is written, where the form does not fit the data.
+        WriteError: when the disk refuses, with the path.
     """
     target = Path(os.fspath(path))
     if not isinstance(data, (Table, Array, Images)):
@@ -125,24 +145,24 @@ def _as_table(data: Data, where: str) -> Table:
     flat = data.values.reshape(len(data), -1)
     columns = [pa.array(np.ascontiguousarray(column)) for column in flat.T]
     names = [str(place) for place in range(len(columns))]
-    if data.labels is not None:
-        names.append(data.label_name)
-        columns.append(pa.array(data.labels))
+    if data.label_columns:
+        names += data.label_columns
+        columns += [pa.array(column) for column in data.label_columns.values()]
         check_names(names, where)
-    return Table(pa.table(columns, names=names), header=data.labels is not None, source=data.source)
+    return Table(pa.table(columns, names=names), header=bool(data.label_columns), source=data.source)
 
 
 def _as_array(data: Data, where: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Values and label columns as plain arrays, or a refusal."""
     if isinstance(data, Table):
         return _numbers(data, where), {}
-    if isinstance(data, Array):
-        return data.values, data.label_columns
-    from scorefield.data.arrays import in_layout
-
     labels = {
         name: column.astype(str) if column.dtype.kind == "O" else column for name, column in data.label_columns.items()
     }
+    if isinstance(data, Array):
+        return data.values, labels
+    from scorefield.data.arrays import in_layout
+
     return in_layout(data), labels
 
 
@@ -172,18 +192,26 @@ def _numbers(data: Table, where: str) -> np.ndarray:
     return np.stack([column.astype(common, copy=False) for column in columns], axis=1)
 
 
-def _write_folder(data: Data, target: Path) -> None:
+def _check_labels(data: Data, target: Path) -> None:
+    """Refuse labels that cannot be names of folders."""
     from scorefield.data import image_folder
 
     assert isinstance(data, Images)
     image_folder.check_labels(data, str(target))
+
+
+def _write_folder(data: Data, target: Path) -> None:
+    from scorefield.data import image_folder
+
+    assert isinstance(data, Images)
+    _check_labels(data, target)
     partial = _partial(target)
     try:
         partial.mkdir()
         image_folder.write_folder(data, partial)
         partial.rename(target)
     except OSError as error:
-        raise DataError(f"{target}: cannot be written: {error}") from error
+        raise WriteError(f"{target}: cannot be written: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -198,7 +226,7 @@ def _write_file(target: Path, fill: Callable[[BinaryIO], None]) -> None:
             os.fsync(stream.fileno())
         partial.replace(target)
     except OSError as error:
-        raise DataError(f"{target}: cannot be written: {error}") from error
+        raise WriteError(f"{target}: cannot be written: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
 

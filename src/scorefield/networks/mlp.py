@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from scorefield.errors import OptionError
 from scorefield.networks.embeddings import Waves, linear
 
 
@@ -49,8 +50,11 @@ class MLP(nn.Module):
         noise_frequencies: int = 8,
     ) -> None:
         super().__init__()
-        if depth < 1:
-            raise ValueError(f"depth must be 1 or more, got {depth}")
+        least = {"width": (width, 1), "depth": (depth, 1)}
+        least |= {"condition_features": (condition_features, 0), "noise_frequencies": (noise_frequencies, 0)}
+        for name, (value, lowest) in least.items():
+            if value < lowest:
+                raise OptionError(f"{name} must be {lowest} or more, got {value}")
         self.shape = tuple(shape)
         self.width = width
         self.depth = depth
@@ -93,7 +97,7 @@ class MLP(nn.Module):
             return rows.new_zeros(len(rows), self.condition_features)
         if condition.ndim != 2 or condition.shape[1] != self.condition_features:
             expected = f"(B, {self.condition_features})" if self.condition_features else "none"
-            raise ValueError(f"the condition should have shape {expected}, got {tuple(condition.shape)}")
+            raise OptionError(f"the condition should have shape {expected}, got {tuple(condition.shape)}")
         return condition.to(rows.dtype).expand(len(rows), -1)
 
     def _noise(self, rows: Tensor, c_noise: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from scorefield.errors import OptionError
 from scorefield.networks.embeddings import Embedding, per_channel
 
 GROUP = 32
@@ -64,9 +65,16 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         if not len(channels) == len(blocks) == len(attention) > 0:
-            raise ValueError(
+            raise OptionError(
                 f"one entry per resolution: {len(channels)} channels, {len(blocks)} blocks, {len(attention)} attention"
             )
+        least = {"in_channels": (in_channels, 1), "channels": (min(channels), 1), "blocks": (min(blocks), 0)}
+        least |= {"patch": (patch, 1), "head_features": (head_features, 1)}
+        least |= {"embedding_features": (embedding_features, 1), "condition_features": (condition_features, 0)}
+        for name, (value, lowest) in least.items():
+            if value < lowest:
+                raise OptionError(f"{name} must be {lowest} or more, got {value}")
+        self.condition_features = condition_features
         self.in_channels = in_channels
         self.patch = patch
         self.embedding = Embedding(embedding_features, condition_features=condition_features)
@@ -95,6 +103,9 @@ class UNet(nn.Module):
         Returns:
             Shape (B, C, H, W), in the type of x.
         """
+        if condition is not None and (condition.ndim != 2 or condition.shape[1] != self.condition_features):
+            expected = f"(B, {self.condition_features})" if self.condition_features else "none"
+            raise OptionError(f"the condition should have shape {expected}, got {tuple(condition.shape)}")
         height, width = x.shape[-2:]
         embedded = self.embedding(c_noise, condition)
         h = self.enter(self.fold(x)).contiguous(memory_format=torch.channels_last)
@@ -171,7 +182,7 @@ class Attention(nn.Module):
     def __init__(self, channels: int, head_features: int) -> None:
         super().__init__()
         if channels % head_features:
-            raise ValueError(f"heads of {head_features} features do not divide {channels} channels")
+            raise OptionError(f"heads of {head_features} features do not divide {channels} channels")
         self.head_features = head_features
         self.norm = normalisation(channels)
         self.query_key_value = convolution(channels, 3 * channels, kernel=1, bias=False)

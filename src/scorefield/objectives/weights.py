@@ -20,3 +20,6 @@ def one(level: NoiseLevel) -> Tensor:
 def sigma_squared(level: NoiseLevel) -> Tensor:
     """w = σ²: makes the loss in the score the loss in ε (Song & Ermon 2019, §4.2, arXiv:1907.05600)."""
     return level.sigma**2
+
+
+WEIGHTS: dict[str, Weight] = {"one": one, "sigma_squared": sigma_squared}

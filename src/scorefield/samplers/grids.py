@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from scorefield.errors import SamplingError
-from scorefield.noise import Schedule
+from scorefield.noise import Discrete, Schedule
 
 Grid = Callable[[Schedule, int], Tensor]
 
@@ -34,8 +34,9 @@ def karras(schedule: Schedule, steps: int, rho: float = 7.0) -> Tensor:
 
 
 def levels(schedule: Schedule, steps: int) -> Tensor:
-    """Whole times of a `Discrete` schedule, about evenly spaced, at most all of them; float64 falling."""
-    return uniform(schedule, steps).round().unique().flip(0)
+    """Whole times of a `Discrete` schedule, about evenly spaced and at most all of them; of others as `uniform`."""
+    grid = uniform(schedule, steps)
+    return grid.round().unique().flip(0) if isinstance(schedule, Discrete) else grid
 
 
 def _sigmas(schedule: Schedule, steps: int) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,14 +23,15 @@ class Sampler:
         name: as the command line calls it.
         steps: number of levels of the grid.
         grid: where the levels lie.
-        predictor, corrector: as in `sample`.
+        predictor: as in `sample`.
+        corrector: makes the corrector of `sample` from σ/α at the levels of the grid, or None.
     """
 
     name: str
     steps: int
     grid: grids.Grid
     predictor: Predictor | None
-    corrector: Corrector | None = None
+    corrector: Callable[[Tensor], Corrector] | None = None
 
     def with_steps(self, steps: int) -> Sampler:
         """The same with another number of levels."""
@@ -48,14 +49,14 @@ class Sampler:
     ) -> Tensor:
         """Draw rows of a shape, (B, *shape); as `sample`."""
         grid = self.grid(model.schedule, self.steps)
-        return sample(
-            model, rows, shape, grid, self.predictor, self.corrector, seed=seed, device=device, on_step=on_step
-        )
+        level = model.schedule.at(grid)
+        corrector = None if self.corrector is None else self.corrector(level.sigma / level.alpha)
+        return sample(model, rows, shape, grid, self.predictor, corrector, seed=seed, device=device, on_step=on_step)
 
 
 def ddpm(steps: int = 1000) -> Sampler:
     """Ancestral sampling (Ho et al. 2020, Algorithm 2, arXiv:2006.11239), levels evenly spaced in t."""
-    return Sampler("ddpm", steps, grids.uniform, Ancestral(1.0))
+    return Sampler("ddpm", steps, grids.levels, Ancestral(1.0))
 
 
 def ddim(steps: int = 50) -> Sampler:
@@ -78,12 +79,26 @@ def heun(steps: int = 18) -> Sampler:
     return Sampler("heun", steps, grids.karras, Heun())
 
 
-def annealed_langevin(levels: int, ratio: float, moves: int = 5) -> Sampler:
+def annealed_langevin(steps: int = 100, moves: int = 5) -> Sampler:
     """Annealed Langevin dynamics with NCSNv2's step size (Song & Ermon 2020, Algorithm 1, arXiv:2006.09011).
 
     Args:
-        levels: number of levels.
-        ratio: γ, of neighbouring levels.
+        steps: number of levels.
         moves: T, Langevin moves at each.
     """
-    return Sampler("langevin", levels, grids.geometric, None, Langevin(moves, ncsnv2_size(ratio, moves)))
+
+    def corrector(sigmas: Tensor) -> Corrector:
+        ratio = float(sigmas[0] / sigmas[-1]) ** (1 / (len(sigmas) - 1))
+        return Langevin(moves, ncsnv2_size(ratio, moves))
+
+    return Sampler("langevin", steps, grids.geometric, None, corrector)
+
+
+SAMPLERS: dict[str, Callable[[], Sampler]] = {
+    "ddpm": ddpm,
+    "ddim": ddim,
+    "ancestral": ancestral,
+    "euler": euler,
+    "heun": heun,
+    "langevin": annealed_langevin,
+}

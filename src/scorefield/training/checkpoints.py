@@ -20,7 +20,8 @@ def save_checkpoint(trainer: Trainer, folder: Path, keep: int) -> Path:
     """Write the trainer's state below a folder and remove all but the newest `keep`.
 
     Raises:
-        BundleError: when the disk refuses; the checkpoints that are there stay.
+        TrainingError: when the weights are not finite; the checkpoints that are there stay.
+        WriteError: when the disk refuses; they stay too.
     """
     tensors, values = trainer.state()
     place = folder / f"step-{trainer.number:09d}"

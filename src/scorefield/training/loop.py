@@ -127,10 +127,14 @@ class Trainer:
         """The averaged model as it is now, or at its best held-out loss if that has risen since, beyond chance.
 
         The lowest of many noisy losses is a poor choice among weights that hardly differ: training ends at its best.
+
+        Raises:
+            TrainingError: when its weights are not finite.
         """
         model = copy.deepcopy(self.average.model)
         if self.worse:
             model.load_state_dict(self._best)
+        self._check_weights(model)
         return model
 
     def held_out_loss(self) -> HeldOutLoss | None:
@@ -201,8 +205,22 @@ class Trainer:
             "a smaller --set training.learning_rate or training.precision=float32 may help"
         )
 
+    def _check_weights(self, model: Denoiser) -> None:
+        bad = [name for name, value in model.state_dict().items() if not value.isfinite().all()]
+        if bad:
+            raise TrainingError(
+                f"step {self.number}: {len(bad)} weights are not finite, {bad[0]} the first; "
+                "a smaller --set training.learning_rate or training.precision=float32 may help"
+            )
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All that is needed to go on: tensors by name, and plain values."""
+        """All that is needed to go on: tensors by name, and plain values.
+
+        Raises:
+            TrainingError: when weights are not finite: from such a state nothing goes on.
+        """
+        self._check_weights(self.model)
+        self._check_weights(self.average.model)
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"average.{name}": value for name, value in self.average.model.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in self._best.items()}
