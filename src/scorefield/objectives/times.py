@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -75,12 +76,19 @@ class LogNormal:
     std: float = 1.2
 
     def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
-        low, high = ((edge - self.mean) / self.std for edge in _log_sigma_range(schedule))
-        # Shares are counted from the nearer tail: from the other they round to one, and the range to nothing.
-        side = -1.0 if low + high > 0 else 1.0
-        first, last = (torch.special.log_ndtr(side * edge).exp() for edge in (low, high))
-        z = side * torch.special.ndtri(first + u * (last - first))
+        side, first, span = _truncation(self, schedule)
+        z = side * torch.special.ndtri(first + u * span)
         return schedule.time_of_sigma(torch.exp(self.mean + self.std * z)).clamp(schedule.t_min, schedule.t_max)
+
+
+@lru_cache
+def _truncation(law: LogNormal, schedule: Schedule) -> tuple[float, float, float]:
+    """The side that shares are counted from, the share there below the range, and that within it."""
+    low, high = ((edge - law.mean) / law.std for edge in _log_sigma_range(schedule))
+    # Shares are counted from the nearer tail: from the other they round to one, and the range to nothing.
+    side = -1.0 if low + high > 0 else 1.0
+    first, last = (float(torch.special.log_ndtr(side * edge).exp()) for edge in (low, high))
+    return side, first, last - first
 
 
 def _log_sigma_range(schedule: Schedule) -> tuple[Tensor, Tensor]:

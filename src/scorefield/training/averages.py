@@ -23,6 +23,7 @@ class PowerAverage:
 
     def __init__(self, model: Denoiser, share: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self._mine: list[torch.Tensor] = list(self.model.parameters())
         self.gamma = 1 / share - 2 if share > 0 else None
 
     def beta(self, step: int) -> float:
@@ -32,6 +33,5 @@ class PowerAverage:
     @torch.no_grad()
     def update(self, model: Denoiser, step: int) -> None:
         """Take in the weights after update number `step`, counted from 1."""
-        mine: list[torch.Tensor] = list(self.model.parameters())
         theirs: list[torch.Tensor] = list(model.parameters())
-        torch._foreach_lerp_(mine, theirs, 1 - self.beta(step))
+        torch._foreach_lerp_(self._mine, theirs, 1 - self.beta(step))

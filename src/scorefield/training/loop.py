@@ -78,7 +78,8 @@ class Trainer:
         self.model, self.objective, self.rows, self.settings = model, objective, rows, settings
         self.batch, self.learning_rate = settings.batch, settings.learning_rate
         self.average = PowerAverage(model, settings.average)
-        self.device = next(model.parameters()).device
+        self._parameters = list(model.parameters())
+        self.device = self._parameters[0].device
         self._held_out = HeldOut(held_out, objective, seed) if len(held_out) else None
         self._order = Order(len(rows), self.batch, seed)
         self._noise, self._times = Stream(seed, "training noise"), Stream(seed, "training times")
@@ -153,7 +154,7 @@ class Trainer:
         # Outside autocast, which has no part in the backward pass.
         loss = losses.mean()
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip, foreach=True)
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.settings.clip, foreach=True)
         if self.device.type == "cpu" or self.number % _CHECK_EVERY == 0:
             self._check_finite(loss, norm, losses, u)
         self._optimiser.step(rate)

@@ -45,11 +45,13 @@ class Order:
 
     def at(self, step: int) -> np.ndarray:
         """Positions (batch,) of the rows of a step, the first step being 0."""
-        positions = np.arange(step * self.batch, (step + 1) * self.batch)
-        passes, places = positions // self.count, positions % self.count
-        wanted = range(int(passes[0]), int(passes[-1]) + 1)
+        start, stop = step * self.batch, (step + 1) * self.batch
+        wanted = range(start // self.count, (stop - 1) // self.count + 1)
         self._permutations = {p: self._permutation(p) for p in wanted}
-        return np.concatenate([self._permutations[p][places[passes == p]] for p in wanted])
+        parts = [
+            order[max(start - p * self.count, 0) : stop - p * self.count] for p, order in self._permutations.items()
+        ]
+        return np.concatenate(parts)
 
     def _permutation(self, number: int) -> np.ndarray:
         known = self._permutations.get(number)
