@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import time
@@ -122,7 +123,7 @@ def fit(
         report.say(f"going on from step {after}")
     _train(trainer, complete, folder, report)
     best = trainer.best().to(place)
-    facts = _facts(taken, trainer, seed)
+    facts = _facts(taken, request["data"], trainer, seed)
     bundle = Bundle(best, features, complete, noise_range, facts)  # type: ignore[arg-type]
     if folder is not None:
         bundle.save(folder)
@@ -180,7 +181,7 @@ def _begin(folder: Path, fields: dict[str, Any]) -> None:
 
 def _trainer(recipe: Recipe, data: Data, features: Features, seed: int, device: torch.device) -> Trainer:
     shape = features.codec.shape
-    most = min(2000, max(256, _HELD_OUT_NUMBERS // max(1, int(torch.Size(shape).numel()))))
+    most = min(2000, max(256, _HELD_OUT_NUMBERS // max(1, math.prod(shape))))
     training, held_out = split_held_out(len(data), recipe.training.held_out, most, seed)
     take = features.take(data, device)
     model = build_model(recipe, shape, features.condition_features, seed).to(device)
@@ -200,15 +201,15 @@ def _train(trainer: Trainer, recipe: Recipe, folder: Path | None, report: Report
         now = time.monotonic()
         stop = report.should_stop()
         last = step.share >= 1 or trainer.stopped_early or stop
+        rate = (step.number - first) / max(step.seconds - started, 1e-9)
         if step.held_out is not None or last or now - said > _REPORT_SECONDS:
             loss = float(torch.stack(losses).mean())
-            rate = (step.number - first) / max(step.seconds - started, 1e-9)
             left = step.seconds * (1 - step.share) / max(step.share, 1e-9)
             report.step(step, loss, rate, left)
             losses, said = [], now
         # Which steps have a line depends on nothing but their number, so that a run that was cut off has the same.
         if step.number % _JOURNAL_STEPS == 0 or step.held_out is not None or step.share >= 1:
-            journal.write(_line(step, (step.number - first) / max(step.seconds - started, 1e-9)))
+            journal.write(_line(step, rate))
         due = step.number % every == 0 if every else now - saved > _CHECKPOINT_SECONDS
         if folder is not None and (due or stop) and not (last and not stop):
             save_checkpoint(trainer, folder / "checkpoints", keep)
@@ -268,15 +269,14 @@ def _difference(kept: Any, asked: Any, path: str = "") -> str:
     return f"{path} {kept!r}, now {asked!r}".strip()
 
 
-def _facts(data: Data, trainer: Trainer, seed: int) -> dict[str, Any]:
-    """What bundle.json tells beyond the recipe and the codec."""
+def _facts(data: Data, asked: dict[str, str], trainer: Trainer, seed: int) -> dict[str, Any]:
+    """What bundle.json tells beyond the recipe and the codec; `asked` is what was asked for of the data."""
     best = trainer.held_out_loss()
     return {
         "data": {
             "kind": data.kind,
             "rows": len(data),
-            "description": short(data),
-            "fingerprint": data.fingerprint(),
+            **asked,
         },
         "training": {
             "steps": trainer.number,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable
 from typing import TypeVar
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from scorefield.betas import linear_betas_between
+from scorefield.data.schema import suggestion
 from scorefield.errors import OptionError
 from scorefield.model import NetworkDenoiser
 from scorefield.networks.mlp import MLP
@@ -160,9 +160,7 @@ def _named(table: dict[str, T], name: str, what: str) -> T:
         OptionError: for a name that it does not have.
     """
     if name not in table:
-        close = difflib.get_close_matches(name, table, 1)
-        hint = f", did you mean {close[0]!r}?" if close else ""
-        raise OptionError(f"{what} {name!r} is not known{hint}; there are {', '.join(table)}")
+        raise OptionError(f"{what} {name!r} is not known{suggestion(name, list(table))}; there are {', '.join(table)}")
     return table[name]
 
 

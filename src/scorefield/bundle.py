@@ -9,6 +9,7 @@ MANIFEST.json       sizes and SHA-256 of the three
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -98,7 +99,7 @@ class Bundle:
         chosen = build_sampler(self.recipe, sampler, steps)
         device = next(self.denoiser.parameters()).device
         most = _CHUNK if device.type == "cpu" else _ACCELERATED * _CHUNK
-        size = max(1, min(_MOST_ROWS, most // max(1, _numbers(shape))))
+        size = max(1, min(_MOST_ROWS, most // max(1, math.prod(shape))))
         drawn, conditions = [], []
         for start in range(0, rows, size):
             part = range(start, min(start + size, rows))
@@ -242,7 +243,3 @@ def _load_weights(denoiser: NetworkDenoiser, tensors: dict[str, Tensor], folder:
 def _share_of_steps(tell: OnProgress, part: range, rows: int, steps: int) -> OnStep:
     """What tells, at each level that a chunk of the rows has reached, which share of all rows is done."""
     return lambda step, t, x: tell((part.start + len(part) * step / steps) / rows)
-
-
-def _numbers(shape: tuple[int, ...]) -> int:
-    return int(torch.Size(shape).numel())

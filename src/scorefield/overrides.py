@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import tomllib
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from scorefield.data.schema import suggestion
 from scorefield.errors import OptionError
 from scorefield.recipes import PRESETS, Recipe, plain
 
@@ -25,7 +25,7 @@ def recipe_of(name: str) -> Recipe:
         return _from_toml(Path(name))
     if name not in PRESETS:
         raise OptionError(
-            f"--recipe {name}: no such recipe{_hint(name, list(PRESETS))}; there are {', '.join(PRESETS)}"
+            f"--recipe {name}: no such recipe{suggestion(name, list(PRESETS))}; there are {', '.join(PRESETS)}"
         )
     return PRESETS[name]()
 
@@ -50,7 +50,9 @@ def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
             if not isinstance(part, dict) or name not in part:
                 known = list(part) if isinstance(part, dict) else []
                 place = ".".join(names[:depth]) or "the recipe"
-                raise OptionError(f"--set {path}: {place} has no field {name!r}{_hint(name, known)}; it has {known}")
+                raise OptionError(
+                    f"--set {path}: {place} has no field {name!r}{suggestion(name, known)}; it has {known}"
+                )
             if depth < len(names) - 1:
                 part = part[name]
         if isinstance(part[names[-1]], dict):
@@ -91,7 +93,7 @@ def _validated(values: dict[str, Any], where: str) -> Recipe:
         path = ".".join(str(part) for part in first["loc"])
         hint = ""
         if first["type"] == "extra_forbidden":
-            hint = _hint(str(first["loc"][-1]), _fields(first["loc"][:-1]))
+            hint = suggestion(str(first["loc"][-1]), _fields(first["loc"][:-1]))
         raise OptionError(f"{where}: {path}: {first['msg']}, got {first['input']!r}{hint}") from error
 
 
@@ -100,8 +102,3 @@ def _fields(path: tuple[int | str, ...]) -> list[str]:
     for name in path:
         part = part.get(name, {}) if isinstance(part, dict) else {}
     return list(part) if isinstance(part, dict) else []
-
-
-def _hint(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, 1)
-    return f", did you mean {close[0]!r}?" if close else ""

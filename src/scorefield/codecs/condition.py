@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from scorefield.codecs.numeric import decimals_of
+from scorefield.data.schema import suggestion
 from scorefield.errors import DataError, OptionError
 from scorefield.randomness import Stream
 
@@ -92,8 +92,7 @@ class ConditionColumn:
         if unknown:
             known = list(codes)
             shown = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
-            close = difflib.get_close_matches(unknown[0], known, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+            hint = suggestion(unknown[0], known)
             raise OptionError(f"condition {self.name!r} was never {unknown[0]!r} in training, known are: {shown}{hint}")
         index = torch.tensor([codes[str(value)] for value in values], dtype=torch.long)
         return torch.nn.functional.one_hot(index, len(self.categories)).float()

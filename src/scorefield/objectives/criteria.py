@@ -14,6 +14,7 @@ from typing import Protocol
 from torch import Tensor
 
 from scorefield.model import Denoiser, NetworkDenoiser
+from scorefield.noise import mix
 from scorefield.parametrization import EPSILON, Parametrization
 
 
@@ -50,7 +51,7 @@ class Denoising:
 
     def __call__(self, model: Denoiser, x0: Tensor, epsilon: Tensor, t: Tensor) -> Tensor:
         level = model.schedule.at(t, like=x0)
-        x_t = model.schedule.add_noise(x0, t, epsilon)
+        x_t = mix(level.alpha, x0, level.sigma, epsilon)
         if isinstance(model, NetworkDenoiser):
             own = model.parametrization
             output = model.output(x_t, level)
@@ -58,7 +59,7 @@ class Denoising:
             own = EPSILON
             output = model(x_t, t).epsilon
         squared = (output - own.of(x0, epsilon, level)).square().flatten(1).mean(1)
-        if own is self.parametrization:
+        if own == self.parametrization:
             return squared
         ratio = self.parametrization.determinant(level) / own.determinant(level)
         return squared * ratio.square().flatten().to(squared.dtype)
