@@ -12,7 +12,7 @@ from scorefield.noise import EDM
 from scorefield.objectives import presets as objectives
 from scorefield.objectives.matching import stratified
 from scorefield.parametrization import edm_f
-from scorefield.randomness import Stream
+from scorefield.randomness import Noise, Stream
 from scorefield.samplers import presets as samplers
 
 data = torch.from_numpy(read_toy("moons", rows=5000).values)
@@ -26,8 +26,8 @@ adam = torch.optim.Adam(model.parameters(), 3e-3)
 for step in range(500):
     rows = Stream(0, "rows").uniform(256, step=step)
     x0 = data[(rows * len(data)).long()]
-    epsilon, u = Stream(0, "noise").normal(256, (2,), step=step), Stream(0, "times").uniform(256, step=step)
-    loss = objective(model, x0, epsilon, stratified(u)).mean()
+    noise, u = Noise(Stream(0, "noise"), range(256), step), Stream(0, "times").uniform(256, step=step)
+    loss = objective(model, x0, noise, stratified(u)).mean()
     adam.zero_grad()
     loss.backward()
     adam.step()

@@ -12,7 +12,7 @@ from scorefield.errors import OptionError
 from scorefield.model import NetworkDenoiser
 from scorefield.noise_range import measure_noise_range
 from scorefield.overrides import override
-from scorefield.randomness import Stream
+from scorefield.randomness import Noise, Stream
 from scorefield.recipes import PRESETS, Recipe, plain
 from scorefield.resolve import DataFacts, resolve
 
@@ -32,8 +32,8 @@ def complete(recipe: Recipe, shape: tuple[int, ...], settings: list[str] | None 
 
 
 def losses(recipe: Recipe, model: NetworkDenoiser, shape: tuple[int, ...]) -> torch.Tensor:
-    x0, epsilon = Stream(1, "x0").normal(12, shape), Stream(1, "epsilon").normal(12, shape)
-    return build_objective(recipe)(model, x0, epsilon, torch.linspace(0.01, 0.99, 12, dtype=torch.float64))
+    x0, noise = Stream(1, "x0").normal(12, shape), Noise(Stream(1, "epsilon"), range(12), 0)
+    return build_objective(recipe)(model, x0, noise, torch.linspace(0.01, 0.99, 12, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("kind", SHAPES)

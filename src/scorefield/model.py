@@ -10,22 +10,66 @@ c_noise depends on the signal-to-noise ratio alone, so that a model does not cha
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from scorefield.errors import OptionError
-from scorefield.noise import NoiseLevel, Schedule
+from scorefield.noise import Clean, NoiseLevel, Schedule
 from scorefield.parametrization import Estimate, Parametrization
 
 
 class ScoreModel(Protocol):
-    """Anything with a score: all that Langevin dynamics and implicit or sliced score matching need."""
+    """Anything with a score: all that Langevin dynamics and most ways of score matching need.
+
+    Attributes:
+        schedule: the schedule its times refer to; `Clean` for a model of the data's own score.
+    """
+
+    @property
+    def schedule(self) -> Schedule: ...
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """∇ₓ log p_t(x), (B, *shape), for x (B, *shape) and t () or (B,)."""
         ...
+
+
+class DataScore(nn.Module):
+    """A plain network of x alone as the score of the data itself, s(x) = network(x).
+
+    Args:
+        network: (B, *shape) to (B, *shape).
+    """
+
+    schedule = Clean()
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def score(self, x: Tensor, t: Tensor | float) -> Tensor:
+        """network(x), (B, *shape); t says nothing."""
+        return cast(Tensor, self.network(x))
+
+
+class ScoreNetwork(nn.Module):
+    """A plain network of (x, t) as the score at every level of a schedule, s(x, t) = network(x, t).
+
+    Args:
+        network: called with x (B, *shape) and t (), or (B,), of x's type; returns (B, *shape).
+        schedule: the schedule of its times.
+    """
+
+    def __init__(self, network: nn.Module, schedule: Schedule) -> None:
+        super().__init__()
+        self.network = network
+        self.schedule = schedule
+
+    def score(self, x: Tensor, t: Tensor | float) -> Tensor:
+        """network(x, t), (B, *shape)."""
+        return cast(Tensor, self.network(x, torch.as_tensor(t, dtype=x.dtype, device=x.device)))
 
 
 class Denoiser(nn.Module):
@@ -74,6 +118,11 @@ class NetworkDenoiser(Denoiser):
         parametrization: how its output is read.
         sigma_data: root mean square of the data, per element.
         condition_features: k, or 0 for an unconditional network.
+        noise_conditional: whether the network is told the noise level. One that is not sees x_t/σ_data and finds the
+            level itself; read through ε it is NCSNv2's network divided by σ (Song & Ermon 2020, technique 3,
+            arXiv:2006.09011).
+        learned_variance: whether the network returns (B, 2·shape[0], …), whose second half is read as the
+            `variance_share` of the estimate, (1 + v)/2 kept in [0, 1].
     """
 
     condition: Tensor | None
@@ -85,6 +134,9 @@ class NetworkDenoiser(Denoiser):
         parametrization: Parametrization,
         sigma_data: float,
         condition_features: int = 0,
+        *,
+        noise_conditional: bool = True,
+        learned_variance: bool = False,
     ) -> None:
         super().__init__()
         self.network = network
@@ -92,20 +144,46 @@ class NetworkDenoiser(Denoiser):
         self.parametrization = parametrization
         self.sigma_data = sigma_data
         self.condition_features = condition_features
+        self.noise_conditional = noise_conditional
+        self.learned_variance = learned_variance
         self.condition = None
 
     def output(self, x_t: Tensor, level: NoiseLevel) -> Tensor:
         """The network's output y at a level, (B, *shape) in x_t's type: what denoising losses compare."""
+        return self._outputs(x_t, level)[0]
+
+    def inputs(self, x_t: Tensor, level: NoiseLevel) -> tuple[Tensor, Tensor]:
+        """What the network is called with besides a condition: c_in x_t (B, *shape) and c_noise (B,) or (1,).
+
+        Raises:
+            OptionError: when the model is conditional and no condition is bound.
+        """
         if self.condition_features and self.condition is None:
             raise OptionError("this model is conditional: bind a condition with `given` first")
-        c_in = ((level.alpha * self.sigma_data) ** 2 + level.sigma**2).rsqrt()
         c_noise = -level.log_snr.reshape(-1) / 8
-        output: Tensor = self.network(c_in.to(x_t.dtype) * x_t, c_noise.to(x_t.dtype), self.condition)
-        return output.to(x_t.dtype)
+        if not self.noise_conditional:
+            c_noise = torch.zeros_like(c_noise)
+        return self.input_scale(level).to(x_t.dtype) * x_t, c_noise.to(x_t.dtype)
+
+    def input_scale(self, level: NoiseLevel) -> Tensor:
+        """c_in of (1), or 1/σ_data where the network is not told the level; float64, shaped like the level."""
+        if not self.noise_conditional:
+            return torch.full_like(level.sigma, 1 / self.sigma_data)
+        return ((level.alpha * self.sigma_data) ** 2 + level.sigma**2).rsqrt()
+
+    def _outputs(self, x_t: Tensor, level: NoiseLevel) -> tuple[Tensor, Tensor | None]:
+        """The output y, and the share of the variance or None."""
+        output: Tensor = self.network(*self.inputs(x_t, level), self.condition).to(x_t.dtype)
+        if not self.learned_variance:
+            return output, None
+        y, v = output.chunk(2, dim=1)
+        return y, ((1 + v) / 2).clamp(0, 1)
 
     def forward(self, x_t: Tensor, t: Tensor | float) -> Estimate:
         level = self.schedule.at(t, like=x_t)
-        return self.parametrization.split(self.output(x_t, level), x_t, level)
+        output, share = self._outputs(x_t, level)
+        estimate = self.parametrization.split(output, x_t, level)
+        return estimate if share is None else replace(estimate, variance_share=share)
 
     def given(self, condition: Tensor) -> Self:
         if not self.condition_features or condition.ndim != 2 or condition.shape[1] != self.condition_features:
@@ -115,6 +193,42 @@ class NetworkDenoiser(Denoiser):
         bound = copy.copy(self)
         bound.condition = condition
         return bound
+
+
+class EnergyDenoiser(NetworkDenoiser):
+    """A denoiser whose score is a gradient, −∇E, at every level: an energy-based model.
+
+    Its network f gives a potential, and the potential's gradient takes the network's place in (1):
+
+        φ(u) = ⟨u, f(u, c_noise)⟩,   y = ∇φ(u) at u = c_in x_t                              (2)
+
+    The score s = p x_t + q y (`Parametrization.score_coefficients`) is then minus the gradient of
+
+        E(x, t) = −½ p ‖x‖² − (q/c_in) φ(c_in x)                                            (3)
+
+    and e^{−E}, up to a constant at each level, the density. An untrained one is a Gaussian where y is F.
+    """
+
+    def potential(self, u: Tensor, c_noise: Tensor) -> Tensor:
+        """φ of (2), (B,)."""
+        return (u * self.network(u, c_noise, self.condition).to(u.dtype)).flatten(1).sum(1)
+
+    def energy(self, x_t: Tensor, t: Tensor | float) -> Tensor:
+        """E(x_t, t) of (3) in nats, −log p_t(x_t) up to a constant of the level, (B,)."""
+        level = self.schedule.at(t, like=x_t)
+        p, q = self.parametrization.score_coefficients(level)
+        gain = (q / self.input_scale(level)).reshape(-1).to(x_t.dtype)
+        squared = (p.to(x_t.dtype) * x_t.square()).flatten(1).sum(1)
+        return -squared / 2 - gain * self.potential(*self.inputs(x_t, level))
+
+    def _outputs(self, x_t: Tensor, level: NoiseLevel) -> tuple[Tensor, Tensor | None]:
+        # Samplers and held-out losses ask under no_grad: the gradient in u is taken all the same.
+        differentiable = torch.is_grad_enabled()
+        with torch.enable_grad():
+            u, c_noise = self.inputs(x_t, level)
+            u = u if u.requires_grad else u.detach().requires_grad_()
+            (y,) = torch.autograd.grad(self.potential(u, c_noise).sum(), u, create_graph=differentiable)
+        return y.to(x_t.dtype), None
 
 
 class Rescheduled(Denoiser):
@@ -133,7 +247,7 @@ class Rescheduled(Denoiser):
         # (α, σ) of the two levels are parallel; the ratio of their lengths is finite even where α or σ is zero.
         scale = torch.hypot(old.alpha, old.sigma) / torch.hypot(level.alpha, level.sigma)
         estimate: Estimate = self.denoiser(scale.to(x_t.dtype) * x_t, before)
-        return Estimate(estimate.x0, estimate.epsilon, level)
+        return replace(estimate, level=level)
 
     def given(self, condition: Tensor) -> Rescheduled:
         return Rescheduled(self.denoiser.given(condition), self.schedule)

@@ -94,7 +94,7 @@ class Schedule:
     """A pair α(t), σ(t) on [t_min, t_max]; a schedule writes these two lines and the inverse of its log-SNR.
 
     Attributes:
-        t_min, t_max: the range that is trained on and sampled from, both with 0 < σ.
+        t_min, t_max: the range that is trained on and sampled from, with 0 < σ except in `Clean`.
     """
 
     t_min: float
@@ -142,6 +142,23 @@ class Schedule:
     def time_of_sigma(self, sigma: Tensor | float) -> Tensor:
         """The time at which σ/α is this: noise relative to data, the scale in which noise ranges are measured."""
         return self.time_of(-2 * torch.as_tensor(sigma, dtype=torch.float64).log())
+
+
+@dataclass(frozen=True)
+class Clean(Schedule):
+    """No noise at all, α = 1 and σ = 0, for models of the data's own score; its one time is 0."""
+
+    t_min: float = field(default=0.0, init=False)
+    t_max: float = field(default=0.0, init=False)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(t)
+
+    def time_of(self, log_snr: Tensor) -> Tensor:
+        return torch.zeros_like(log_snr)
 
 
 @dataclass(frozen=True)

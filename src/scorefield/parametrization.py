@@ -30,11 +30,14 @@ class Estimate:
         x0: E[x0 given x_t], (B, *shape).
         epsilon: E[ε given x_t], (B, *shape).
         level: the noise level of x_t.
+        variance_share: (B, *shape) in [0, 1], where a model that learns the variance of a step down puts its logarithm
+            between log β̃ and log β (Nichol & Dhariwal 2021, Eq. 15, arXiv:2102.09672); None where it is not learned.
     """
 
     x0: Tensor
     epsilon: Tensor
     level: NoiseLevel
+    variance_share: Tensor | None = None
 
     @property
     def score(self) -> Tensor:
@@ -73,6 +76,12 @@ class Parametrization:
         """d = aσ − bα of (1), shaped like the level."""
         a, b = self.row(level)
         return a * level.sigma - b * level.alpha
+
+    def score_coefficients(self, level: NoiseLevel) -> tuple[Tensor, Tensor]:
+        """(p, q) of the score as it follows from the output by (1): s = p x_t + q y, p = −a/(dσ) and q = α/(dσ)."""
+        a, _ = self.row(level)
+        scaled = self.determinant(level) * level.sigma
+        return -a / scaled, level.alpha / scaled
 
     def split(self, output: Tensor, x_t: Tensor, level: NoiseLevel) -> Estimate:
         """Read a network's output as clean data and noise, by (1).

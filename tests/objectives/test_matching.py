@@ -21,7 +21,7 @@ from scorefield.objectives.matching import ScoreMatching, stratified
 from scorefield.objectives.times import Uniform
 from scorefield.objectives.weights import one, sigma_squared
 from scorefield.parametrization import EPSILON, SCORE, VELOCITY, X0, Estimate, Parametrization, V, edm_f
-from scorefield.randomness import Stream
+from scorefield.randomness import Noise, Stream
 
 NOTATIONS = {"x0": X0, "epsilon": EPSILON, "score": SCORE, "v": V, "velocity": VELOCITY, "F": edm_f(0.8)}
 SCHEDULES: dict[str, Schedule] = {"vp": VP(), "edm": EDM(0.05, 20.0), "flow": Flow(0.01, 0.99), "subvp": SubVP()}
@@ -30,6 +30,11 @@ each_schedule = pytest.mark.parametrize("schedule", list(SCHEDULES.values()), id
 
 def normals(rows: int, *shape: int, name: str = "x") -> Tensor:
     return Stream(0, name).normal(rows, shape, dtype=torch.float64)
+
+
+def noise(rows: int) -> Noise:
+    """What `normals(rows, …, name="noise")` are drawn from."""
+    return Noise(Stream(0, "noise"), range(rows), 0)
 
 
 def mixture(schedule: Schedule) -> GaussianMixture:
@@ -57,19 +62,20 @@ class Perturbed(Denoiser):
         return Estimate((x_t - level.sigma * epsilon) / level.alpha, epsilon, level)
 
 
-Loss = Callable[[Denoiser, Tensor, Tensor, Tensor], Tensor]
+Loss = Callable[[Denoiser, Tensor, Tensor, Noise], Tensor]
 
 
-def explicit(model: Perturbed, x0: Tensor, epsilon: Tensor, t: Tensor) -> Tensor:
+def explicit(model: Perturbed, x0: Tensor, t: Tensor, drawn: Noise) -> Tensor:
     """‖s − s*‖²/D at x_t: the loss that nobody can compute without the truth."""
-    x_t = model.schedule.add_noise(x0, t, epsilon)
+    x_t = model.schedule.add_noise(x0, t, drawn.like(x0))
     return (model.score(x_t, t) - model.truth.score(x_t, t)).square().mean(1)
 
 
 def denoising_towards(target: Callable[[NoiseLevel, Tensor], Tensor]) -> Loss:
     """Denoising score matching written by hand, towards a target for the score made of the level and ε."""
 
-    def loss(model: Denoiser, x0: Tensor, epsilon: Tensor, t: Tensor) -> Tensor:
+    def loss(model: Denoiser, x0: Tensor, t: Tensor, drawn: Noise) -> Tensor:
+        epsilon = drawn.like(x0)
         x_t = model.schedule.add_noise(x0, t, epsilon)
         return (model.score(x_t, t) - target(model.schedule.at(t, like=x0), epsilon)).square().mean(1)
 
@@ -88,10 +94,10 @@ def gradient_gap(loss: Loss, schedule: Schedule, sigma: float, at: float) -> flo
     truth, rows = mixture(schedule), 20_000
     theta = torch.full((rows, 4), at, dtype=torch.float64, requires_grad=True)
     model = Perturbed(truth, theta)
-    x0, epsilon = truth.sample(rows, seed=1), normals(rows, 2, name="noise")
+    x0 = truth.sample(rows, seed=1)
     t = schedule.time_of_sigma(sigma).expand(rows)
-    (first,) = torch.autograd.grad(loss(model, x0, epsilon, t).sum(), theta)
-    (second,) = torch.autograd.grad(explicit(model, x0, epsilon, t).sum(), theta)
+    (first,) = torch.autograd.grad(loss(model, x0, t, noise(rows)).sum(), theta)
+    (second,) = torch.autograd.grad(explicit(model, x0, t, noise(rows)).sum(), theta)
     apart = first - second
     return float((apart.mean(0) / (apart.std(0) / math.sqrt(rows))).abs().max())
 
@@ -148,7 +154,7 @@ def test_a_loss_does_not_depend_on_how_the_network_speaks(own: str, loss: str, s
     estimate = model(schedule.add_noise(x0, t, epsilon), t)
     notation = NOTATIONS[loss]
     said, true = (notation.of(a, b, level) for a, b in ((estimate.x0, estimate.epsilon), (x0, epsilon)))
-    found = Denoising(notation)(model, x0, epsilon, t)
+    found = Denoising(notation)(model, x0, t, noise(len(x0)))
     assert torch.allclose(found, (said - true).square().flatten(1).mean(1), rtol=1e-8)
 
 
@@ -161,7 +167,7 @@ def test_a_model_that_is_no_network_is_compared_too(loss: str, schedule: Schedul
     notation = NOTATIONS[loss]
     said, true = (notation.of(a, b, level) for a, b in ((estimate.x0, estimate.epsilon), (x0, epsilon)))
     assert torch.allclose(
-        Denoising(notation)(model, x0, epsilon, t), (said - true).square().flatten(1).mean(1), rtol=1e-8
+        Denoising(notation)(model, x0, t, noise(len(x0))), (said - true).square().flatten(1).mean(1), rtol=1e-8
     )
 
 
@@ -169,11 +175,11 @@ def test_a_model_that_is_no_network_is_compared_too(loss: str, schedule: Schedul
 @pytest.mark.parametrize("name", NOTATIONS)
 def test_the_loss_of_ddpm_is_that_of_ncsn(name: str, schedule: Schedule) -> None:
     model = NetworkDenoiser(Tanh(3), schedule, NOTATIONS[name], 0.8)
-    x0, epsilon = normals(50, 3), normals(50, 3, name="noise")
+    x0 = normals(50, 3)
     u = Stream(0, "u").uniform(50)
-    ddpm, ncsn = (preset(model, x0, epsilon, u) for preset in (presets.ddpm_simple(), presets.ncsn()))
+    ddpm, ncsn = (preset(model, x0, noise(50), u) for preset in (presets.ddpm_simple(), presets.ncsn()))
     assert torch.allclose(ddpm, ncsn, rtol=1e-10)
-    unweighted = ScoreMatching(presets.ncsn().times, Denoising(SCORE), one)(model, x0, epsilon, u)
+    unweighted = ScoreMatching(presets.ncsn().times, Denoising(SCORE), one)(model, x0, noise(50), u)
     assert not torch.allclose(ddpm, unweighted, rtol=1e-2)
 
 
@@ -185,9 +191,9 @@ def test_a_perfect_prediction_costs_nothing_and_a_wrong_one_its_squared_error_pe
     x0, epsilon, t = batch(VP(), 3, 2)
     model = NetworkDenoiser(Knows(), VP(), EPSILON, 1.0)
     answer = epsilon
-    assert torch.equal(Denoising(EPSILON)(model, x0, epsilon, t), torch.zeros(8, dtype=torch.float64))
+    assert torch.equal(Denoising(EPSILON)(model, x0, t, noise(len(x0))), torch.zeros(8, dtype=torch.float64))
     answer = epsilon + 3
-    assert torch.allclose(Denoising(EPSILON)(model, x0, epsilon, t), torch.full((8,), 9.0, dtype=torch.float64))
+    assert torch.allclose(Denoising(EPSILON)(model, x0, t, noise(len(x0))), torch.full((8,), 9.0, dtype=torch.float64))
 
 
 # -- objectives -------------------------------------------------------------------------------------------------------
@@ -208,25 +214,25 @@ PRESETS: dict[str, tuple[ScoreMatching, Schedule]] = {
 def test_a_loss_is_one_number_for_each_row(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     objective, schedule = PRESETS[name]
     model = NetworkDenoiser(Tanh(math.prod(shape)).to(dtype), schedule, EPSILON, 0.8)
-    x0, epsilon = normals(5, *shape).to(dtype), normals(5, *shape, name="noise").to(dtype)
+    x0 = normals(5, *shape).to(dtype)
     u = stratified(Stream(0, "u").uniform(5))
-    losses = objective(model, x0, epsilon, u)
+    losses = objective(model, x0, noise(5), u)
     assert (losses.shape, losses.dtype) == ((5,), dtype)
     assert (losses > 0).all()
     # A row's loss is its own, and the weight multiplies the criterion at the times of the law.
-    alone = objective(model, x0[3:4], epsilon[3:4], u[3:4])
+    alone = objective(model, x0[3:4], Noise(Stream(0, "noise"), range(3, 4), 0), u[3:4])
     assert torch.allclose(alone, losses[3:4], rtol=1e-5)
     t = objective.times.quantile(u, schedule)
-    assert torch.allclose(objective.at(model, x0, epsilon, t), losses, rtol=1e-6)
+    assert torch.allclose(objective.at(model, x0, t, noise(len(x0))), losses, rtol=1e-6)
     losses.sum().backward()
     assert model.network.weight.grad.abs().max() > 0
 
 
 def test_a_weight_multiplies_the_loss() -> None:
-    x0, epsilon, t = batch(VP(), 2)
+    x0, _, t = batch(VP(), 2)
     plain, weighted = (ScoreMatching(Uniform(), Denoising(X0), weight) for weight in (one, sigma_squared))
     model = mixture(VP())
-    ratio = weighted.at(model, x0, epsilon, t) / plain.at(model, x0, epsilon, t)
+    ratio = weighted.at(model, x0, t, noise(len(x0))) / plain.at(model, x0, t, noise(len(x0)))
     assert torch.allclose(ratio, VP().at(t).sigma ** 2, rtol=1e-12)
 
 
@@ -238,12 +244,11 @@ def test_a_network_born_at_zero_has_a_loss_of_one(name: str) -> None:
             return torch.zeros_like(x)
 
     objective, schedule = PRESETS[name]
-    epsilon = normals(20_000, 2, name="noise")
     u = stratified(Stream(0, "u").uniform(20_000))
 
     def z(scale: float) -> float:
         model = NetworkDenoiser(Zero(), schedule, edm_f(0.8), 0.8)
-        losses = objective(model, scale * normals(20_000, 2), epsilon, u)
+        losses = objective(model, scale * normals(20_000, 2), noise(20_000), u)
         return float((losses.mean() - 1) / (losses.std() / math.sqrt(20_000)))
 
     assert abs(z(0.8)) < 5
@@ -313,13 +318,13 @@ def learnt_error(criterion: Criterion, own: Parametrization, flip: float = 1.0) 
     covariance = torch.tensor([[1.0, 0.6], [0.6, 0.8]], dtype=torch.float64)
     truth = Gaussian(torch.tensor([0.5, -1.0]), covariance, schedule)
     model = NetworkDenoiser(Linear(), schedule, own, truth.sigma_data)
-    x0, epsilon = truth.sample(100_000, seed=2), normals(100_000, 2, name="noise")
+    x0 = truth.sample(100_000, seed=2)
     t = torch.full((100_000,), 0.7, dtype=torch.float64)
     optimiser = torch.optim.LBFGS(model.parameters(), max_iter=30, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        loss = criterion(model, flip * x0, flip * epsilon, t).mean()
+        loss = criterion(model, flip * x0, t, noise(100_000)).mean()
         loss.backward()
         return loss
 

@@ -49,6 +49,7 @@ class UNet(nn.Module):
         head_features: features of each head of attention; must divide the features of resolutions with attention.
         embedding_features: length of the embedding of noise level and condition.
         condition_features: length k of the condition; 0 for a network without one.
+        outputs: how many images come out for one, along the axis of the channels.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class UNet(nn.Module):
         head_features: int = 32,
         embedding_features: int = 256,
         condition_features: int = 0,
+        outputs: int = 1,
     ) -> None:
         super().__init__()
         if not len(channels) == len(blocks) == len(attention) > 0:
@@ -71,6 +73,7 @@ class UNet(nn.Module):
         least = {"in_channels": (in_channels, 1), "channels": (min(channels), 1), "blocks": (min(blocks), 0)}
         least |= {"patch": (patch, 1), "head_features": (head_features, 1)}
         least |= {"embedding_features": (embedding_features, 1), "condition_features": (condition_features, 0)}
+        least |= {"outputs": (outputs, 1)}
         for name, (value, lowest) in least.items():
             if value < lowest:
                 raise OptionError(f"{name} must be {lowest} or more, got {value}")
@@ -90,7 +93,7 @@ class UNet(nn.Module):
         self.shrink = nn.ModuleList(convolution(fine, coarse, stride=2) for fine, coarse in pairs)
         self.grow = nn.ModuleList(convolution(coarse, fine, kernel=1) for fine, coarse in pairs)
         self.leave_norm = normalisation(channels[0])
-        self.leave = convolution(channels[0], in_channels * patch**2, zero=True)
+        self.leave = convolution(channels[0], outputs * in_channels * patch**2, zero=True)
 
     def forward(self, x: Tensor, c_noise: Tensor, condition: Tensor | None = None) -> Tensor:
         """Maps images to images of the same shape.
@@ -101,7 +104,7 @@ class UNet(nn.Module):
             condition: shape (B, k) or (1, k), or None.
 
         Returns:
-            Shape (B, C, H, W), in the type of x.
+            Shape (B, outputs · C, H, W), in the type of x.
         """
         if condition is not None and (condition.ndim != 2 or condition.shape[1] != self.condition_features):
             expected = f"(B, {self.condition_features})" if self.condition_features else "none"

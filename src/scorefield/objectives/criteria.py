@@ -1,9 +1,11 @@
 """Criteria: what is compared at one noise level, a number for each row.
 
-    denoising in the notation y = a·x0 + b·ε:   ‖ŷ − y‖²/D,   x_t = α x0 + σ ε                     (1)
+    explicit score matching at x_t = α x0 + σ ε:   ‖s(x_t, t) − s*(x_t, t)‖²/D                   (1)
 
-Its minimiser is the conditional mean of y given x_t, so in every notation the score (Vincent 2011,
-doi:10.1162/NECO_a_00142).
+Every criterion here has the expectation of (1), up to a number that no model can change, without knowing s*. So all have
+one gradient and one minimiser, the true score, and no factor between them: the papers' ½‖·‖² is multiplied by 2/D. Each
+can be written in any notation: an error in the score is converted by the squared ratio of two determinants
+(`parametrization`, Eq. 2).
 """
 
 from __future__ import annotations
@@ -13,22 +15,23 @@ from typing import Protocol
 
 from torch import Tensor
 
-from scorefield.model import Denoiser, NetworkDenoiser
-from scorefield.noise import mix
-from scorefield.parametrization import EPSILON, Parametrization
+from scorefield.model import Denoiser, NetworkDenoiser, ScoreModel
+from scorefield.noise import NoiseLevel, mix
+from scorefield.parametrization import EPSILON, SCORE, Parametrization
+from scorefield.randomness import Noise
 
 
 class Criterion(Protocol):
     """A loss at given times, before any weight."""
 
-    def __call__(self, model: Denoiser, x0: Tensor, epsilon: Tensor, t: Tensor) -> Tensor:
+    def __call__(self, model: ScoreModel, x0: Tensor, t: Tensor, noise: Noise) -> Tensor:
         """Compare the model with what is known.
 
         Args:
             model: the model that learns.
             x0: clean data, (B, *shape).
-            epsilon: standard normals, (B, *shape).
             t: times, (B,).
+            noise: the normals of this batch: draw 0 is ε, later draws are what a criterion needs beside it.
 
         Returns:
             (B,), per element of x0.
@@ -36,12 +39,28 @@ class Criterion(Protocol):
         ...
 
 
+def noisy(model: ScoreModel, x0: Tensor, t: Tensor, noise: Noise) -> tuple[Tensor, Tensor, NoiseLevel]:
+    """x_t = α x0 + σ ε with its ε and its level; at a level without noise x_t is x0."""
+    level = model.schedule.at(t, like=x0)
+    epsilon = noise.like(x0)
+    return mix(level.alpha, x0, level.sigma, epsilon), epsilon, level
+
+
+def converted(loss: Tensor, own: Parametrization, wanted: Parametrization, level: NoiseLevel) -> Tensor:
+    """A squared error (B,) in one notation as it is in another, (d_wanted/d_own)² times as large."""
+    if own == wanted:
+        return loss
+    ratio = wanted.determinant(level) / own.determinant(level)
+    return loss * ratio.square().flatten().to(loss.dtype)
+
+
 @dataclass(frozen=True)
 class Denoising:
-    """Denoising score matching (1) in a notation.
+    """Denoising score matching in a notation, ‖ŷ − y‖²/D with y = a·x0 + b·ε.
 
-    A network is compared in its own notation, where it is of order one at every level, and the loss is converted by the
-    squared ratio of determinants (`parametrization`, Eq. 2).
+    Its minimiser is the conditional mean of y given x_t, so in every notation the score (Vincent 2011,
+    doi:10.1162/NECO_a_00142). A network is compared in its own notation, where it is of order one at every level, and
+    the loss is converted.
 
     Args:
         parametrization: the notation y that the loss is written in.
@@ -49,17 +68,33 @@ class Denoising:
 
     parametrization: Parametrization
 
-    def __call__(self, model: Denoiser, x0: Tensor, epsilon: Tensor, t: Tensor) -> Tensor:
-        level = model.schedule.at(t, like=x0)
-        x_t = mix(level.alpha, x0, level.sigma, epsilon)
+    def __call__(self, model: ScoreModel, x0: Tensor, t: Tensor, noise: Noise) -> Tensor:
+        x_t, epsilon, level = noisy(model, x0, t, noise)
         if isinstance(model, NetworkDenoiser):
-            own = model.parametrization
-            output = model.output(x_t, level)
+            own, output = model.parametrization, model.output(x_t, level)
+        elif isinstance(model, Denoiser):
+            own, output = EPSILON, model(x_t, t).epsilon
         else:
-            own = EPSILON
-            output = model(x_t, t).epsilon
+            own, output = SCORE, model.score(x_t, t)
         squared = (output - own.of(x0, epsilon, level)).square().flatten(1).mean(1)
-        if own == self.parametrization:
-            return squared
-        ratio = self.parametrization.determinant(level) / own.determinant(level)
-        return squared * ratio.square().flatten().to(squared.dtype)
+        return converted(squared, own, self.parametrization, level)
+
+
+@dataclass(frozen=True)
+class Explicit:
+    """Explicit score matching (1): the distance to a score that is known (Hyvärinen 2005, Eq. 2).
+
+    For data whose distribution is known, to see what the other criteria can reach; or to learn another model's score.
+
+    Args:
+        truth: has the score that is learned, at the times of the model's own schedule.
+        parametrization: the notation that the loss is written in.
+    """
+
+    truth: ScoreModel
+    parametrization: Parametrization = SCORE
+
+    def __call__(self, model: ScoreModel, x0: Tensor, t: Tensor, noise: Noise) -> Tensor:
+        x_t, _, level = noisy(model, x0, t, noise)
+        squared = (model.score(x_t, t) - self.truth.score(x_t, t)).square().flatten(1).mean(1)
+        return converted(squared, SCORE, self.parametrization, level)

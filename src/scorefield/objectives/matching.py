@@ -1,6 +1,6 @@
 """Score matching as one expectation: a law of t, a criterion and a weight.
 
-L = E_t E_{x0, ε} w(t) · criterion(model, x0, ε, t)                              (1)
+L = E_t E_{x0, ε} w(t) · criterion(model, x0, t, ε)                              (1)
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scorefield.model import Denoiser
+from scorefield.model import ScoreModel
 from scorefield.objectives.criteria import Criterion
 from scorefield.objectives.times import TimeLaw
 from scorefield.objectives.weights import Weight
+from scorefield.randomness import Noise
 
 
 @dataclass(frozen=True)
@@ -30,24 +31,24 @@ class ScoreMatching:
     criterion: Criterion
     weight: Weight
 
-    def __call__(self, model: Denoiser, x0: Tensor, epsilon: Tensor, u: Tensor) -> Tensor:
+    def __call__(self, model: ScoreModel, x0: Tensor, noise: Noise, u: Tensor) -> Tensor:
         """The weighted loss of each row, (1).
 
         Args:
             model: the model that learns.
             x0: clean data, (B, *shape).
-            epsilon: standard normals, (B, *shape).
+            noise: the normals of this batch.
             u: where in the law of t each row stands, (B,) float64 in (0, 1).
 
         Returns:
             (B,).
         """
-        return self.at(model, x0, epsilon, self.times.quantile(u, model.schedule))
+        return self.at(model, x0, self.times.quantile(u, model.schedule), noise)
 
-    def at(self, model: Denoiser, x0: Tensor, epsilon: Tensor, t: Tensor) -> Tensor:
+    def at(self, model: ScoreModel, x0: Tensor, t: Tensor, noise: Noise) -> Tensor:
         """As calling, at given times t (B,)."""
         weight = self.weight(model.schedule.at(t)).to(device=x0.device, dtype=x0.dtype)
-        return weight * self.criterion(model, x0, epsilon, t)
+        return weight * self.criterion(model, x0, t, noise)
 
 
 def stratified(u: Tensor) -> Tensor:

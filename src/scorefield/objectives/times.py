@@ -13,6 +13,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from scorefield.errors import OptionError
 from scorefield.noise import Schedule
@@ -32,6 +33,22 @@ class TimeLaw(Protocol):
             t, (B,) float64 in [t_min, t_max].
         """
         ...
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """One level for all of training: 0 is data without noise, except where a schedule has noise there already.
+
+    Args:
+        t: its time, in the schedule's range or 0.
+    """
+
+    t: float = 0.0
+
+    def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
+        if self.t != 0 and not schedule.t_min <= self.t <= schedule.t_max:
+            raise OptionError(f"t = {self.t:g} is not in the schedule's range [{schedule.t_min:g}, {schedule.t_max:g}]")
+        return torch.full_like(u, self.t)
 
 
 @dataclass(frozen=True)
@@ -79,6 +96,37 @@ class LogNormal:
         side, first, span = _truncation(self, schedule)
         z = side * torch.special.ndtri(first + u * span)
         return schedule.time_of_sigma(torch.exp(self.mean + self.std * z)).clamp(schedule.t_min, schedule.t_max)
+
+
+@dataclass(frozen=True)
+class Importance:
+    """The law of t that maximum likelihood asks for: density of λ = log snr proportional to α²σ_d²/(α²σ_d² + σ²).
+
+    That is what the bound on the likelihood costs at each λ where data are Gaussian: ½‖ε − ε̂‖² at its least. Drawn
+    so, the loss in F has the expectation of the g²-weighted loss in the score, but for the factor 2/`norm`, and for
+    Gaussian data a fresh network has the same expected loss at every t.
+
+    Args:
+        sigma_data: σ_d, standard deviation of the data.
+    """
+
+    sigma_data: float
+
+    def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
+        low, high = self._ends(schedule)
+        # The share of noise below t is the share of softplus(λ + 2 log σ_d) above λ.
+        grown = high - u * (high - low)
+        log_snr = torch.log(torch.expm1(grown.clamp(max=50))).where(grown < 50, grown) - 2 * math.log(self.sigma_data)
+        return schedule.time_of(log_snr).clamp(schedule.t_min, schedule.t_max)
+
+    def norm(self, schedule: Schedule) -> float:
+        """∫ α²σ_d²/(α²σ_d² + σ²) dλ over the schedule's range: what the density is divided by."""
+        low, high = self._ends(schedule)
+        return float(high - low)
+
+    def _ends(self, schedule: Schedule) -> tuple[Tensor, Tensor]:
+        high, low = (-2 * end + 2 * math.log(self.sigma_data) for end in _log_sigma_range(schedule))
+        return softplus(low, threshold=50), softplus(high, threshold=50)
 
 
 @lru_cache

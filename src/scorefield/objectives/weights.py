@@ -22,4 +22,23 @@ def sigma_squared(level: NoiseLevel) -> Tensor:
     return level.sigma**2
 
 
-WEIGHTS: dict[str, Weight] = {"one": one, "sigma_squared": sigma_squared}
+def diffusion_squared(level: NoiseLevel) -> Tensor:
+    """w = g², for the loss in the score: maximum likelihood (Song et al. 2021, Theorem 1, arXiv:2101.09258)."""
+    return level.diffusion_squared
+
+
+def half_snr_slope(level: NoiseLevel) -> Tensor:
+    """w = −½ d log snr/dt = σ′/σ − α′/α, for the loss in ε: the bound in continuous time.
+
+    Kingma et al. 2021, Eq. 17 with their γ = −log snr, arXiv:2107.00630. It is g²/(2σ²), so half of
+    `diffusion_squared` in the score.
+    """
+    return level.d_sigma / level.sigma - level.drift
+
+
+WEIGHTS: dict[str, Weight] = {
+    "one": one,
+    "sigma_squared": sigma_squared,
+    "diffusion_squared": diffusion_squared,
+    "half_snr_slope": half_snr_slope,
+}

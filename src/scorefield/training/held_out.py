@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scorefield.model import Denoiser
 from scorefield.objectives.matching import ScoreMatching, stratified
-from scorefield.randomness import Stream
+from scorefield.randomness import Noise, Stream
 from scorefield.training.rows import Rows
 
 BANDS = 8
@@ -75,8 +75,8 @@ class HeldOut:
             part = slice(start, min(start + _CHUNK, count))
             x0, condition = self.rows.take(numbers[part])
             bound = model if condition is None else model.given(condition)
-            epsilon = self._noise.normal(range(part.start, part.stop), x0.shape[1:], device=x0.device)
-            losses.append(self.objective(bound, x0, epsilon, u[part].to(x0.device)).double().cpu())
+            noise = Noise(self._noise, range(part.start, part.stop), 0)
+            losses.append(self.objective(bound, x0, noise, u[part].to(x0.device)).double().cpu())
         loss = torch.cat(losses)
         band = (u * BANDS).long().clamp(max=BANDS - 1)
         edges = self.objective.times.quantile(torch.linspace(1e-9, 1 - 1e-9, BANDS + 1).double(), model.schedule)

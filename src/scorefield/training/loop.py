@@ -14,7 +14,7 @@ from torch import Tensor
 from scorefield.errors import TrainingError
 from scorefield.model import Denoiser
 from scorefield.objectives.matching import ScoreMatching, stratified
-from scorefield.randomness import Stream
+from scorefield.randomness import Noise, Stream
 from scorefield.training.averages import PowerAverage
 from scorefield.training.held_out import HeldOut, HeldOutLoss
 from scorefield.training.optimiser import Optimiser
@@ -145,12 +145,12 @@ class Trainer:
     def _update(self) -> tuple[Tensor, Tensor, float]:
         rate = self._rate()
         x0, condition = self.rows.take(self.rows.numbers[self._order.at(self.number)])
-        epsilon = self._noise.normal(len(x0), x0.shape[1:], step=self.number, device=self.device)
+        noise = Noise(self._noise, range(len(x0)), self.number)
         u = stratified(self._times.uniform(len(x0), step=self.number, device=self.device))
         model = self.model if condition is None else self.model.given(condition)
         self._optimiser.zero_grad()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
-            losses = self.objective(model, x0, epsilon, u)
+            losses = self.objective(model, x0, noise, u)
         # Outside autocast, which has no part in the backward pass.
         loss = losses.mean()
         loss.backward()
