@@ -97,20 +97,20 @@ def _escaped(line: str) -> str:
 
 
 def check_names(app: Sphinx, page: str, content: list[str]) -> None:
-    """In formulas.md every `module.name` and every `tests/file.py::test` must exist; the names become links."""
-    if page != "formulas":
+    """Every `module.name` and every `tests/file.py::test` of a page on formulas must exist; the names become links."""
+    if page not in ("formulas", "derivations"):
         return
 
     def link(match: re.Match[str]) -> str:
         name = f"scorefield.{match[1]}"
         if not _exists(name):
-            logger.warning("formulas.md names %s, which is not there", name)
+            logger.warning("%s.md names %s, which is not there", page, name)
         return f"{{py:obj}}`{match[1]} <{name}>`"
 
     for file, test in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", content[0]):
         path = SOURCE.parent.parent / file
-        if not path.exists() or f"def {test}" not in path.read_text(encoding="utf-8"):
-            logger.warning("formulas.md names %s::%s, which is not there", file, test)
+        if not path.exists() or (test and f"def {test}(" not in path.read_text(encoding="utf-8")):
+            logger.warning("%s.md names %s::%s, which is not there", page, file, test)
     content[0] = re.sub(r"(?<!`)`([a-z_]+(?:\.\w+)+)`(?!`)", link, content[0])
 
 

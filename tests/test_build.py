@@ -44,7 +44,8 @@ def test_every_preset_learns_and_samples(name: str, kind: str) -> None:
     model = build_model(recipe, shape, 0, seed=0)
     loss = losses(recipe, model, shape)
     assert loss.shape == (12,)
-    assert (loss > 0).all()
+    # Without a target a loss is known up to a number, and may be negative; so may one of densities.
+    assert (loss > 0).all() or recipe.objective.criterion in ("sliced", "implicit", "variational")
     loss.mean().backward()
     assert any(bool(p.grad is not None and p.grad.any()) for p in model.parameters())
     steps = None if recipe.sampler.name == "langevin" and kind == "table" else 4

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from scorefield.errors import OptionError
 from scorefield.exact import Gaussian, GaussianMixture
-from scorefield.model import Denoiser, NetworkDenoiser, reschedule
-from scorefield.noise import EDM, VE, VP, Cosine, Flow, Schedule, SubVP
+from scorefield.model import DataScore, Denoiser, EnergyDenoiser, NetworkDenoiser, ScoreNetwork, reschedule
+from scorefield.networks.mlp import MLP
+from scorefield.noise import EDM, VE, VP, Clean, Cosine, Flow, Schedule, SubVP
 from scorefield.parametrization import EPSILON, SCORE, VELOCITY, X0, Parametrization, V, edm_f
 from scorefield.randomness import Stream
 
@@ -173,6 +174,190 @@ def test_a_network_in_half_precision_answers_in_the_type_of_x() -> None:
 
     estimate = NetworkDenoiser(Half(2), VP(), EPSILON, 1.0)(normals(4, 2).float(), 0.3)
     assert (estimate.x0.dtype, estimate.epsilon.dtype) == (torch.float32, torch.float32)
+
+
+@each_schedule
+def test_a_network_that_is_not_told_the_noise_sees_x_t_alone(schedule: Schedule) -> None:
+    model = NetworkDenoiser(Small(2), schedule, EPSILON, SIGMA_DATA, noise_conditional=False)
+    t, x_t = schedule.time_of_sigma(SIGMAS), normals(6, 2)
+    score = model.score(x_t, t)
+    seen, c_noise, _ = model.network.seen[0]
+    assert torch.allclose(seen, x_t / SIGMA_DATA, rtol=1e-12)
+    assert not c_noise.any()
+    # Song & Ermon 2020, technique 3: one network of x, divided by σ.
+    level = schedule.at(t, like=x_t)
+    same = model.network(x_t / SIGMA_DATA, torch.zeros(1, dtype=torch.float64), None)
+    assert torch.allclose(score, -same / level.sigma, rtol=1e-10)
+    told = network(schedule).score(x_t, t)
+    assert (told - score).abs().max() > 1e-2
+
+
+@each_schedule
+@pytest.mark.parametrize("name", NOTATIONS)
+def test_a_second_half_of_the_output_is_the_share_of_the_variance(name: str, schedule: Schedule) -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mean, self.share = Small(12), 3 * normals(1, 3, 2, 2, name="share")
+
+        def forward(self, x: Tensor, c_noise: Tensor, condition: Tensor | None) -> Tensor:
+            return torch.cat([self.mean(x, c_noise, condition), self.share.expand(x.shape)], dim=1)
+
+    both = Both()
+    plain = NetworkDenoiser(both.mean, schedule, NOTATIONS[name], SIGMA_DATA)
+    model = NetworkDenoiser(both, schedule, NOTATIONS[name], SIGMA_DATA, learned_variance=True)
+    t, x_t = schedule.time_of_sigma(SIGMAS), normals(6, 3, 2, 2)
+    estimate, expected = model(x_t, t), plain(x_t, t)
+    assert torch.equal(estimate.x0, expected.x0)
+    assert torch.equal(estimate.epsilon, expected.epsilon)
+    assert torch.equal(model.output(x_t, schedule.at(t, like=x_t)), plain.output(x_t, schedule.at(t, like=x_t)))
+    assert expected.variance_share is None
+    # −1 is β̃, 1 is β and 0 halfway between their logarithms; what lies beyond is beyond them.
+    share = estimate.variance_share
+    assert share is not None
+    assert share.shape == x_t.shape
+    for said, meant in ((-1.0, 0.0), (0.0, 0.5), (1.0, 1.0), (3.0, 2.0)):
+        both.share = torch.full_like(both.share, said)
+        assert torch.equal(model(x_t, t).variance_share, torch.full_like(x_t, meant))
+    assert share.std() > 0.1
+
+
+# -- plain networks ---------------------------------------------------------------------------------------------------
+
+
+class Plain(nn.Module):
+    """A network of x alone, or of (x, t), that keeps what it was called with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+        self.seen: list[tuple[Tensor, ...]] = []
+
+    def forward(self, *arguments: Tensor) -> Tensor:
+        self.seen.append(arguments)
+        return self.linear(arguments[0])
+
+
+def test_a_plain_network_is_a_score_of_the_data_or_of_every_level() -> None:
+    x, t = normals(4, 2).float(), torch.linspace(0.1, 0.4, 4, dtype=torch.float64)
+    data, levels = DataScore(Plain()), ScoreNetwork(Plain(), VP())
+    assert data.schedule == Clean()
+    assert levels.schedule == VP()
+    for time in (0.3, torch.tensor(0.3), t):
+        assert torch.equal(data.score(x, time), data.network.linear(x))
+        assert torch.equal(levels.score(x, time), levels.network.linear(x))
+        assert data.network.seen[-1] == (x,)
+        place, told = levels.network.seen[-1]
+        assert place is x
+        assert told.dtype == torch.float32
+        assert torch.equal(told, torch.as_tensor(time, dtype=torch.float32))
+    assert len([*data.parameters()]) == len([*levels.parameters()]) == 2
+    with torch.autocast("cpu", torch.bfloat16):
+        assert data.score(x, 0.0).dtype == levels.score(x, t).dtype == torch.float32
+
+
+# -- energies ---------------------------------------------------------------------------------------------------------
+
+
+def energy(
+    schedule: Schedule, notation: Parametrization = EPSILON, shape: tuple[int, ...] = (2,), condition: int = 0
+) -> EnergyDenoiser:
+    return EnergyDenoiser(Small(math.prod(shape), condition), schedule, notation, SIGMA_DATA, condition)
+
+
+@each_schedule
+@pytest.mark.parametrize("name", NOTATIONS)
+@pytest.mark.parametrize("told", [True, False])
+def test_the_score_is_minus_the_gradient_of_the_energy(name: str, schedule: Schedule, told: bool) -> None:
+    for shape in ((2,), (1, 2, 2)):
+        model = energy(schedule, NOTATIONS[name], shape)
+        model.noise_conditional = told
+        each_time = schedule.time_of_sigma(SIGMAS)
+        x = schedule.add_noise(normals(6, *shape), each_time, normals(6, *shape, name="noise"))
+        for t in (each_time, each_time[3]):
+            place = x.clone().requires_grad_()
+            value = model.energy(place, t)
+            assert value.shape == (6,)
+            (slope,) = torch.autograd.grad(value.sum(), place)
+            score = model.score(x, t)
+            scale = score.abs().flatten(1).amax(1).reshape(-1, *[1] * len(shape))
+            assert ((score + slope).abs() <= 1e-9 * scale).all()
+
+
+@each_schedule
+def test_an_energy_looks_the_same_with_and_without_gradients(schedule: Schedule) -> None:
+    model, x = energy(schedule), normals(6, 2)
+    t = schedule.time_of_sigma(SIGMAS)
+    watched = model.score(x, t)
+    assert watched.requires_grad
+    with torch.no_grad():
+        score, value = model.score(x, t), model.energy(x, t)
+        again = model.score(x.clone().requires_grad_(), t)
+    assert not any(part.requires_grad for part in (score, value, again))
+    assert torch.equal(score, watched)
+    assert torch.equal(again, watched)
+    assert not x.requires_grad
+    assert torch.equal(value, model.energy(x, t))
+
+
+def test_the_gradient_of_an_energys_loss_is_that_of_finite_differences() -> None:
+    # The parameters' gradient of a loss of a gradient: through autograd twice, and by central differences of the loss.
+    model, x = energy(VP(), NOTATIONS["F"]), normals(6, 2)
+    weight = model.network.weight
+
+    def loss() -> Tensor:
+        return (model.score(x, 0.3) - 1).square().mean()
+
+    (slope,) = torch.autograd.grad(loss(), weight)
+    with torch.no_grad():
+        for place in ((0, 0), (1, 2), (0, 1)):
+            kept, h = float(weight[place]), 1e-5
+            values = []
+            for side in (-h, h):
+                weight[place] = kept + side
+                values.append(float(loss()))
+            weight[place] = kept
+            assert float(slope[place]) == pytest.approx((values[1] - values[0]) / (2 * h), rel=1e-7)
+
+
+def test_the_slope_of_an_energys_score_is_symmetric() -> None:
+    # As that of a gradient is, and that of a network in its place is not.
+    x, t = normals(1, 2), 0.3
+    for kind, symmetric in ((EnergyDenoiser, True), (NetworkDenoiser, False)):
+        model = kind(Small(2), VP(), EPSILON, SIGMA_DATA)
+        slope = torch.autograd.functional.jacobian(lambda y, m=model: m.score(y, t), x)[0, :, 0]
+        assert torch.allclose(slope, slope.mT, rtol=1e-9) == symmetric
+
+
+@each_schedule
+def test_an_untrained_energy_is_that_of_the_gaussian_that_f_takes_the_data_for(schedule: Schedule) -> None:
+    model = EnergyDenoiser(MLP((2,), 8, 2).double(), schedule, NOTATIONS["F"], SIGMA_DATA)
+    truth = Gaussian(torch.zeros(2), SIGMA_DATA**2 * torch.eye(2, dtype=torch.float64), schedule)
+    t, x = schedule.time_of_sigma(SIGMAS), normals(6, 2)
+    origin = torch.zeros_like(x)
+    assert torch.allclose(model.score(x, t), truth.score(x, t), rtol=1e-9)
+    known = truth.log_prob(origin, t) - truth.log_prob(x, t)
+    assert torch.allclose(model.energy(x, t) - model.energy(origin, t), known, rtol=1e-9)
+
+
+@each_schedule
+def test_an_energy_keeps_its_weights_its_condition_and_its_type(schedule: Schedule) -> None:
+    model, c = energy(schedule, NOTATIONS["F"], condition=3), normals(4, 3, name="condition")
+    x, t = normals(4, 2), schedule.time_of_sigma(0.5)
+    for call in (model.energy, model.score):
+        with pytest.raises(OptionError, match="bind a condition with `given` first"):
+            call(x, t)
+    one, two = model.given(c), model.given(-c)
+    assert isinstance(one, EnergyDenoiser)
+    assert one.network is model.network
+    assert (one.energy(x, t) - two.energy(x, t)).abs().max() > 1e-3
+    assert (one.score(x, t) - two.score(x, t)).abs().max() > 1e-3
+    place = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(one.energy(place, t).sum(), place)
+    assert torch.allclose(one.score(x, t), -slope, rtol=1e-8)
+    single = EnergyDenoiser(MLP((2,), 8, 2), schedule, NOTATIONS["F"], SIGMA_DATA)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert single.energy(x.float(), t).dtype == single.score(x.float(), t).dtype == torch.float32
 
 
 # -- conditions -------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from scorefield.noise import (
     EDM,
     VE,
     VP,
+    Clean,
     Cosine,
     Discrete,
     Flow,
@@ -253,6 +254,15 @@ def test_one_time_stays_one_number(name: str) -> None:
             assert level.alpha.shape == level.sigma.shape == level.d_sigma.shape == ()
 
 
+@each
+def test_one_time_may_be_expanded_over_rows(name: str) -> None:
+    schedule = SCHEDULES[name]
+    t = times(schedule)[5]
+    expanded, written = schedule.at(t.expand(4)), schedule.at(torch.full((4,), float(t), dtype=torch.float64))
+    assert torch.equal(expanded.d_sigma, written.d_sigma)
+    assert torch.equal(expanded.d_alpha, written.d_alpha)
+
+
 def test_a_time_is_read_in_double_precision() -> None:
     assert EDM(0.1, 1.0).at(0.3).t.dtype == torch.float64
     assert float(EDM(0.1, 1.0).at(0.3).t) == 0.3
@@ -264,6 +274,21 @@ def test_a_mixture_has_the_type_of_x() -> None:
     two = torch.tensor(2.0, dtype=torch.float64)
     assert mix(two, x, two, x).dtype == torch.bfloat16
     assert (mix(two, x, two, x) == 4).all()
+
+
+# -- no noise ---------------------------------------------------------------------------------------------------------
+
+
+def test_clean_data_stay_as_they_are() -> None:
+    x0, epsilon = torch.tensor([[1.5, -2.0]] * 3), torch.full((3, 2), 1e30)
+    for t in (0.0, torch.zeros(3), Clean().time_of_sigma(torch.tensor([0.0, 1.0, 5.0]))):
+        assert torch.equal(Clean().add_noise(x0, t, epsilon), x0)
+        level = Clean().at(t, like=x0)
+        assert (level.sigma == 0).all()
+        assert (level.diffusion_squared == 0).all()
+        assert (level.log_snr == math.inf).all()
+    assert Clean().t_min == Clean().t_max == 0
+    assert Clean() == Clean()
 
 
 # -- tables of levels -------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scorefield.errors import OptionError
-from scorefield.overrides import override, recipe_of
+from scorefield.overrides import as_toml, override, recipe_of
 from scorefield.recipes import PRESETS, Recipe, plain
 
 quick = settings(max_examples=50, deadline=None)
@@ -134,8 +134,29 @@ def test_presets_by_name_and_a_typo_with_a_suggestion() -> None:
     for name, preset in PRESETS.items():
         assert recipe_of(name) == preset()
         assert recipe_of(name).name == name
-    with pytest.raises(OptionError, match=r"dppm: no such recipe, did you mean 'ddpm'.*auto, edm, ddpm, ncsn"):
+    with pytest.raises(
+        OptionError, match=r"dppm: no such recipe, did you mean 'ddpm'.*auto, edm, ddpm, ddpm_vlb, ncsn"
+    ):
         recipe_of("dppm")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_law_a_recipe_shown_is_the_recipe_read(name: str, tmp_path: Path) -> None:
+    recipe = override(PRESETS[name](), ['name=a "quoted" ü', "training.learning_rate=1e-7", "network.channels=8,16"])
+    path = tmp_path / "shown.toml"
+    path.write_text(as_toml(recipe), encoding="utf-8")
+    assert recipe_of(str(path)) == recipe
+
+
+def test_a_recipe_shown_says_what_every_field_means() -> None:
+    shown = as_toml(Recipe())
+    for group, part in plain(Recipe()).items():
+        for name in part if isinstance(part, dict) else ():
+            (line,) = (line for line in shown.split(f"[{group}]")[1].split("[")[0].splitlines() if f"{name} =" in line
+                       and line.removeprefix("# ").startswith(f"{name} ="))  # fmt: skip
+            meaning = line.partition("  # ")[2]
+            assert len(meaning.split()) > 1, line
+            assert line.startswith("# ") == (part[name] is None) == meaning.endswith("(left open)")
 
 
 def toml(folder: Path, text: str | bytes) -> str:

@@ -79,6 +79,17 @@ def test_any_output_at_all_agrees_with_x_t(name: str, schedule: Schedule) -> Non
     assert close(schedule.add_noise(estimate.x0, level.t.flatten(), estimate.epsilon), x_t)
 
 
+@each_schedule
+@pytest.mark.parametrize("name", NOTATIONS)
+def test_the_score_is_a_sum_of_x_t_and_the_output(name: str, schedule: Schedule) -> None:
+    # Against the way by x0 and ε; p and q themselves are what the score says of (x_t, y) = (1, 0) and (0, 1).
+    _, _, x_t, level = some(schedule)
+    output = 5 * Stream(1, "output").normal(9, (2, 3), dtype=torch.float64)
+    p, q = NOTATIONS[name].score_coefficients(level)
+    assert p.shape == q.shape == level.sigma.shape
+    assert close(p * x_t + q * output, NOTATIONS[name].split(output, x_t, level).score, 1e-9)
+
+
 def test_an_estimate_says_the_same_in_every_notation() -> None:
     x0, epsilon, x_t, level = some(SCHEDULES["cosine"])
     estimate = Estimate(x0, epsilon, level)
@@ -175,6 +186,8 @@ def test_the_weight_of_a_straight_flow_is_one_over_t_squared() -> None:
     # With α = 1 − t, σ = t: velocity = ε − x0 = (x_t − x0)/t.
     *_, level = some(SCHEDULES["flow"])
     assert torch.allclose(weight(VELOCITY, X0, level), 1 / level.t.flatten() ** 2, rtol=1e-12)
+    # And ε = x_t + (1 − t) velocity.
+    assert torch.allclose(weight(VELOCITY, EPSILON, level), 1 / (1 - level.t.flatten()) ** 2, rtol=1e-12)
 
 
 # -- F ----------------------------------------------------------------------------------------------------------------

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 import torch
 
 from scorefield.build import build_objective, build_schedule
+from scorefield.errors import OptionError
 from scorefield.noise_range import NoiseRange, measure_noise_range
 from scorefield.overrides import override
 from scorefield.randomness import Stream
@@ -38,7 +40,11 @@ def _same_precision(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_completed_on_every_kind_of_data(name: str, shape: tuple[int, ...]) -> None:
     complete, said = resolve(PRESETS[name](), facts(shape))
-    unused = {"checkpoint.every"}
+    # A step size of None is NCSNv2's rule, and 0.2 NCSN's own.
+    unused = {"checkpoint.every"} | ({"sampler.size"} if name != "ncsn" else set())
+    if complete.sampler.name != "langevin":
+        unused |= {"sampler.moves"}
+    unused |= {"objective.bin_width"}  # these numbers are no integers
     if complete.network.kind == "mlp":
         unused |= {"network.channels", "network.blocks", "network.attention", "network.patch"}
     else:
@@ -50,7 +56,9 @@ def test_every_preset_is_completed_on_every_kind_of_data(name: str, shape: tuple
     assert open_fields(complete) == unused
     assert complete.training.precision == "float32"
     for word in ("noise:", "objective:", "network:", "training:", "sampler:"):
-        assert sum(sentence.startswith(word) for sentence in said) == 1
+        # A schedule that ends below the measured range says so besides.
+        cut = word == "noise:" and any("below the measured" in sentence for sentence in said)
+        assert sum(sentence.startswith(word) for sentence in said) == 1 + cut
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -102,7 +110,7 @@ def test_a_given_end_of_training_brings_no_other_end(setting: str, other: str) -
 
 def test_the_measured_range_is_taken() -> None:
     measured = NoiseRange(0.9, 0.01, 7.0, 13, 7.0, 7.0, 0.1, None, 40, 5, "made up")
-    complete, _ = resolve(PRESETS["ncsn"](), DataFacts((5,), 300, measured, torch.device("cpu")))
+    complete, _ = resolve(PRESETS["ncsnv2"](), DataFacts((5,), 300, measured, torch.device("cpu")))
     noise = complete.noise
     assert (noise.sigma_data, noise.sigma_min, noise.sigma_max, noise.levels) == (0.9, 0.01, 7.0, 13)
     assert complete.sampler.steps == 13
@@ -136,3 +144,71 @@ def test_images_get_a_unet_and_the_rest_an_mlp(shape: tuple[int, ...], kind: str
     x: Any = Stream(0, "test").normal(40, shape or (1,))
     complete, _ = resolve(Recipe(), DataFacts(shape, 300, measure_noise_range(x), torch.device("cpu")))
     assert complete.network.kind == kind
+
+
+@pytest.mark.parametrize(("shape", "told"), [((5,), True), ((63,), True), ((64,), False), ((3, 32, 32), False)])
+def test_ncsnv2_tells_the_level_only_to_rows_too_short_to_show_it(shape: tuple[int, ...], told: bool) -> None:
+    complete, said = resolve(PRESETS["ncsnv2"](), facts(shape))
+    assert complete.network.noise_conditional is told
+    assert any("not told the noise level" in sentence for sentence in said) is not told
+    for asked in (True, False):
+        given = override(PRESETS["ncsnv2"](), [f"network.noise_conditional={str(asked).lower()}"])
+        assert resolve(given, facts(shape))[0].network.noise_conditional is asked
+
+
+def test_each_technique_of_ncsnv2_can_be_turned_off() -> None:
+    measured = facts((100,))
+    base, _ = resolve(PRESETS["ncsnv2"](), measured)
+    assert (base.noise.sigma_max, base.noise.levels) == (measured.noise.sigma_max, measured.noise.levels)
+    off = ["noise.sigma_max=3", "noise.levels=10", "network.noise_conditional=true", "sampler.size=0.2",
+           "sampler.moves=100", "training.average=0"]  # fmt: skip
+    for setting in off:
+        path, _, value = setting.partition("=")
+        group, name = path.split(".")
+        complete, _ = resolve(override(PRESETS["ncsnv2"](), [setting]), measured)
+        assert plain(complete)[group][name] == json.loads(value) != plain(base)[group][name]
+    # With all but the first turned off it is NCSN.
+    ncsn = override(PRESETS["ncsnv2"](), [*off[1:], "name=ncsn"])
+    assert ncsn == PRESETS["ncsn"]()
+
+
+# -- faults -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "shape", "message"),
+    [
+        (["objective.criterion=implicit", "network.depth=4"], (784,), "784 backward passes.*--recipe sliced"),
+        (["objective.criterion=implicit", "network.kind=unet"], (1, 28, 28), "784 backward passes.*more than 64"),
+        (["objective.criterion=implicit", "network.energy=true"], (100,), "100 backward passes.*sliced"),
+        (["objective.criterion=variational"], (5,), "needs noise.schedule ddpm or ncsn.*not edm"),
+        (["objective.criterion=hybrid", "noise.schedule=vp"], (5,), "needs noise.schedule ddpm or ncsn.*not vp"),
+        (
+            ["objective.criterion=variational", "noise.schedule=ddpm", "objective.decoder=discretised"],
+            (5,),
+            "discretised is for integers, and these data are continuous",
+        ),
+    ],
+)
+def test_wrong_use_is_refused_before_training(settings: list[str], shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        resolve(override(Recipe(), settings), facts(shape))
+
+
+def test_a_trace_known_in_closed_form_is_not_refused() -> None:
+    complete, _ = resolve(PRESETS["implicit"](), facts((3, 32, 32)))
+    assert (complete.network.kind, complete.network.depth) == ("mlp", 2)
+    few, _ = resolve(override(PRESETS["implicit"](), ["network.depth=4"]), facts((64,)))
+    assert few.network.depth == 4
+
+
+def test_the_decoder_follows_the_data() -> None:
+    step = 0.25
+    x = (Stream(0, "test").normal(40, (5,)) / step).round() * step
+    whole = DataFacts((5,), 300, measure_noise_range(x, resolution=step), torch.device("cpu"))
+    recipe = override(Recipe(), ["objective.criterion=hybrid", "noise.schedule=ddpm"])
+    integers, _ = resolve(recipe, whole)
+    assert (integers.objective.decoder, integers.objective.bin_width) == ("discretised", step)
+    assert integers.objective.variance == "learned"  # which is what the hybrid loss is for
+    continuous, _ = resolve(recipe, facts((5,)))
+    assert (continuous.objective.decoder, continuous.objective.bin_width) == ("gaussian", None)

@@ -22,7 +22,7 @@ FLOORS = (
     ("errors",),
     ("randomness", "storage", "noise", "betas", "noise_range", "networks", "calculus", "ode"),
     ("parametrization",),
-    ("model",),
+    ("model", "energies", "variational"),
     ("exact", "objectives", "samplers", "guidance", "likelihood"),
     ("codecs", "data", "training"),
     ("recipes", "overrides", "resolve", "features", "progress", "build", "card", "bundle"),

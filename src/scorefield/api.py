@@ -130,6 +130,37 @@ def fit(
     return bundle
 
 
+def plan(
+    data: Any,
+    recipe: Recipe | None = None,
+    *,
+    condition: Sequence[str] = (),
+    columns: Sequence[str] | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    on_bad: Literal["raise", "skip"] = "raise",
+) -> tuple[Recipe, list[str]]:
+    """What `fit` would do, without training and without writing anything.
+
+    Args:
+        data, recipe, condition, columns, seed, device, on_bad: as for `fit`.
+
+    Returns:
+        the complete recipe, and the sentences that `fit` would say.
+
+    Raises:
+        DataError, OptionError: for whatever `fit` would refuse before training.
+    """
+    place = pick_device(device)
+    taken = read(data, columns=columns_to_read(columns, condition), on_bad=on_bad)
+    features = Features.fit(taken, condition, seed)
+    _, complete, choices = _prepare(recipe or auto(), taken, features, seed, place)
+    trainer = _trainer(complete, taken, features, seed, place)
+    build_sampler(complete)
+    size = f"{sum(p.numel() for p in trainer.model.parameters()):,} parameters, {len(trainer.rows)} rows to train on"
+    return complete, [*taken.notes, *features.codec.notes, *choices, size]
+
+
 def _kept(folder: Path, request: dict[str, Any]) -> dict[str, Any] | None:
     """What the run in a folder was begun with, so that going on repeats no choice; None where none was begun."""
     if not folder.exists():
@@ -194,10 +225,12 @@ def _train(trainer: Trainer, recipe: Recipe, folder: Path | None, report: Report
     journal = Journal(None if folder is None else folder / "metrics.jsonl", trainer.number)
     every, keep = recipe.checkpoint.every, recipe.checkpoint.keep
     losses: list[torch.Tensor] = []
+    errors: list[torch.Tensor] = []
     said, saved, first = time.monotonic(), time.monotonic(), trainer.number
     started = trainer.seconds
     for step in trainer:
         losses.append(step.loss)
+        errors.append(step.std_error)
         now = time.monotonic()
         stop = report.should_stop()
         last = step.share >= 1 or trainer.stopped_early or stop
@@ -205,8 +238,9 @@ def _train(trainer: Trainer, recipe: Recipe, folder: Path | None, report: Report
         if step.held_out is not None or last or now - said > _REPORT_SECONDS:
             loss = float(torch.stack(losses).mean())
             left = step.seconds * (1 - step.share) / max(step.share, 1e-9)
-            report.step(step, loss, rate, left)
-            losses, said = [], now
+            error = float(torch.stack(errors).square().sum().sqrt()) / len(errors)
+            report.step(step, loss, error, rate, left)
+            losses, errors, said = [], [], now
         # Which steps have a line depends on nothing but their number, so that a run that was cut off has the same.
         if step.number % _JOURNAL_STEPS == 0 or step.held_out is not None or step.share >= 1:
             journal.write(_line(step, rate))
@@ -225,6 +259,7 @@ def _line(step: Step, rate: float) -> dict[str, Any]:
     return {
         "step": step.number,
         "loss": float(step.loss),
+        "loss_std_error": float(step.std_error),
         "gradient_norm": float(step.gradient_norm),
         "learning_rate": step.learning_rate,
         "seconds": round(step.seconds, 3),

@@ -12,19 +12,28 @@ from torch import nn
 from scorefield.betas import linear_betas_between
 from scorefield.data.schema import suggestion
 from scorefield.errors import OptionError
-from scorefield.model import NetworkDenoiser
+from scorefield.model import EnergyDenoiser, NetworkDenoiser
 from scorefield.networks.mlp import MLP
 from scorefield.networks.unet import UNet
 from scorefield.noise import EDM, VE, VP, Cosine, Discrete, Flow, Schedule, SubVP
-from scorefield.objectives.criteria import Denoising
+from scorefield.objectives.contrastive import ContrastiveDivergence
+from scorefield.objectives.criteria import Criterion, Denoising
+from scorefield.objectives.implicit import FiniteDifference, Implicit, Sliced
 from scorefield.objectives.matching import ScoreMatching
-from scorefield.objectives.times import LogNormal, LogUniform, TimeLaw, Uniform, UniformIntegers
+from scorefield.objectives.times import Importance, ImportantLevels, LogNormal, LogUniform, Uniform, UniformIntegers
+from scorefield.objectives.variational import Hybrid, VariationalBound
 from scorefield.objectives.weights import WEIGHTS
 from scorefield.parametrization import EPSILON, SCORE, VELOCITY, X0, Parametrization, V, edm_f
-from scorefield.recipes import NetworkSettings, NoiseSettings, Notation, Recipe
-from scorefield.samplers.presets import SAMPLERS, Sampler
+from scorefield.recipes import NetworkSettings, NoiseSettings, Notation, ObjectiveSettings, Recipe, SamplerSettings
+from scorefield.samplers.langevin import Langevin
+from scorefield.samplers.presets import MOVES, SAMPLERS, Sampler, annealed_langevin
+from scorefield.variational.bins import Bins
+from scorefield.variational.step import fixed_large, fixed_small, learned
 
 T = TypeVar("T")
+
+_BOUNDS = ("variational", "hybrid")
+_VARIANCES = {"posterior": fixed_small, "beta": fixed_large, "learned": learned}
 
 
 def build_model(recipe: Recipe, shape: tuple[int, ...], condition_features: int, seed: int) -> NetworkDenoiser:
@@ -35,15 +44,29 @@ def build_model(recipe: Recipe, shape: tuple[int, ...], condition_features: int,
         shape: of one encoded row.
         condition_features: width of an encoded condition, 0 without one.
         seed: of the initial weights.
+
+    Raises:
+        OptionError: for names that are not known, and parts that do not go together.
     """
+    learns_variance = recipe.objective.variance == "learned"
+    if learns_variance and recipe.objective.criterion not in _BOUNDS:
+        raise OptionError(
+            f"objective.variance=learned: {recipe.objective.criterion} does not train a variance, "
+            f"objective.criterion={' or '.join(_BOUNDS)} does"
+        )
+    if learns_variance and recipe.network.energy:
+        raise OptionError("network.energy=true: the gradient of an energy has no second output for a learned variance")
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)  # type: ignore[attr-defined]
         made = _named(NETWORKS, recipe.network.kind or "mlp", "network.kind")
-        network = made(recipe.network, shape, condition_features)
+        network = made(recipe.network, shape, condition_features, 2 if learns_variance else 1)
     sigma_data = _known(recipe.noise.sigma_data)
-    schedule = build_schedule(recipe.noise)
+    parts = (network, build_schedule(recipe.noise), _parametrization(recipe.objective.prediction, sigma_data))
+    told = recipe.network.noise_conditional is not False
+    if recipe.network.energy:
+        return EnergyDenoiser(*parts, sigma_data, condition_features, noise_conditional=told)
     return NetworkDenoiser(
-        network, schedule, _parametrization(recipe.objective.prediction, sigma_data), sigma_data, condition_features
+        *parts, sigma_data, condition_features, noise_conditional=told, learned_variance=learns_variance
     )
 
 
@@ -89,17 +112,66 @@ def _time(schedule: Schedule, sigma: float) -> float:
 
 
 def build_objective(recipe: Recipe) -> ScoreMatching:
-    """The objective of a complete recipe."""
+    """The objective of a complete recipe.
+
+    Raises:
+        OptionError: for a weight that is not known, and parts that do not go together.
+    """
     settings = recipe.objective
+    sigma_data = _known(recipe.noise.sigma_data)
     weight = _named(WEIGHTS, settings.weight, "objective.weight")
-    criterion = Denoising(_parametrization(settings.loss, _known(recipe.noise.sigma_data)))
-    laws: dict[str, TimeLaw] = {"uniform": Uniform(), "levels": UniformIntegers(), "log_uniform": LogUniform()}
-    times = laws.get(settings.times or "") or _log_normal(recipe)
-    if settings.times == "levels" and recipe.noise.schedule not in ("ddpm", "ncsn"):
+    if settings.times in ("levels", "important_levels") and recipe.noise.schedule not in ("ddpm", "ncsn"):
         raise OptionError(
-            f"objective.times=levels needs noise.schedule ddpm or ncsn, which have levels, not {recipe.noise.schedule}"
+            f"objective.times={settings.times} needs noise.schedule ddpm or ncsn, which have levels, "
+            f"not {recipe.noise.schedule}"
         )
-    return ScoreMatching(times, criterion, weight)
+    criterion = _criterion(recipe, _parametrization(settings.loss, sigma_data))
+    match settings.times:
+        case "important_levels":
+            important = ImportantLevels(sigma_data)
+            if settings.weight != "one":
+                raise OptionError("objective.times=important_levels brings its own weight: leave objective.weight=one")
+            return ScoreMatching(important, criterion, important.weight)
+        case "uniform":
+            return ScoreMatching(Uniform(), criterion, weight)
+        case "levels":
+            return ScoreMatching(UniformIntegers(), criterion, weight)
+        case "log_uniform":
+            return ScoreMatching(LogUniform(), criterion, weight)
+        case "importance":
+            return ScoreMatching(Importance(sigma_data), criterion, weight)
+        case _:
+            return ScoreMatching(_log_normal(recipe), criterion, weight)
+
+
+def _criterion(recipe: Recipe, notation: Parametrization) -> Criterion:
+    settings = recipe.objective
+    match settings.criterion:
+        case "denoising":
+            return Denoising(notation, settings.reference or 1)
+        case "implicit":
+            return Implicit(notation)
+        case "sliced":
+            return Sliced(notation, settings.probes, settings.reduced_variance)
+        case "finite_difference":
+            return FiniteDifference(notation, settings.probes, settings.difference)
+        case "variational":
+            return VariationalBound(_VARIANCES[settings.variance], _bins(settings))
+        case "hybrid":
+            return Hybrid(bins=_bins(settings))
+        case "contrastive":
+            if not recipe.network.energy:
+                raise OptionError("objective.criterion=contrastive needs an energy: set network.energy=true")
+            return ContrastiveDivergence(Langevin(settings.moves))
+        case "explicit":
+            raise OptionError(
+                "objective.criterion=explicit needs the true score, which data do not come with; "
+                "from Python, objectives.criteria.Explicit(truth) has it"
+            )
+
+
+def _bins(settings: ObjectiveSettings) -> Bins | None:
+    return None if settings.bin_width is None else Bins(settings.bin_width)
 
 
 def _log_normal(recipe: Recipe) -> LogNormal:
@@ -117,19 +189,24 @@ def build_sampler(recipe: Recipe, name: str | None = None, steps: int | None = N
         steps: number of levels, instead of the recipe's or of the name's usual one.
 
     Raises:
-        OptionError: for an unknown name.
+        OptionError: for an unknown name, and moves of Langevin for another sampler.
     """
     chosen = name or recipe.sampler.name
+    own = recipe.sampler if chosen == recipe.sampler.name else SamplerSettings(name=chosen)
+    if chosen != "langevin" and (own.moves is not None or own.size is not None):
+        raise OptionError(f"sampler.moves and sampler.size are of langevin, not of {chosen}")
     sampler = _named(SAMPLERS, chosen, "sampler")()
-    count = steps or (recipe.sampler.steps if chosen == recipe.sampler.name else None)
+    if chosen == "langevin":
+        sampler = annealed_langevin(sampler.steps, own.moves or MOVES, own.size)
+    count = steps or own.steps
     return sampler.with_steps(count) if count else sampler
 
 
-def _mlp(settings: NetworkSettings, shape: tuple[int, ...], condition_features: int) -> nn.Module:
-    return MLP(shape, settings.width or 256, settings.depth or 4, condition_features)
+def _mlp(settings: NetworkSettings, shape: tuple[int, ...], condition_features: int, outputs: int) -> nn.Module:
+    return MLP(shape, settings.width or 256, settings.depth or 4, condition_features, outputs=outputs)
 
 
-def _unet(settings: NetworkSettings, shape: tuple[int, ...], condition_features: int) -> nn.Module:
+def _unet(settings: NetworkSettings, shape: tuple[int, ...], condition_features: int, outputs: int) -> nn.Module:
     if len(shape) != 3:
         raise OptionError(f"network.kind=unet needs rows of shape (C, H, W), these have {shape}: use mlp")
     lengths = {len(part or ()) for part in (settings.channels, settings.blocks, settings.attention)}
@@ -143,12 +220,13 @@ def _unet(settings: NetworkSettings, shape: tuple[int, ...], condition_features:
             attention=settings.attention or (),
             patch=settings.patch or 1,
             condition_features=condition_features,
+            outputs=outputs,
         )
     except ValueError as error:
         raise OptionError(f"network.channels={settings.channels}: {error}") from error
 
 
-Network = Callable[[NetworkSettings, tuple[int, ...], int], nn.Module]
+Network = Callable[[NetworkSettings, tuple[int, ...], int, int], nn.Module]
 
 NETWORKS: dict[str, Network] = {"mlp": _mlp, "unet": _unet}
 

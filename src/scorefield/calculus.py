@@ -7,12 +7,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import cast
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Field = Callable[[Tensor], Tensor]
+
+
+def plain_attention(wanted: bool = True) -> AbstractContextManager[None]:
+    """Attention within is made of plain products, which have every derivative; the fused operators have only the first.
+
+    Args:
+        wanted: False for a context that changes nothing.
+    """
+    return sdpa_kernel(SDPBackend.MATH) if wanted else nullcontext()
 
 
 def divergence(field: Field, x: Tensor, *, create_graph: bool = False) -> tuple[Tensor, Tensor]:
@@ -26,13 +39,13 @@ def divergence(field: Field, x: Tensor, *, create_graph: bool = False) -> tuple[
     Returns:
         the field (B, *shape) and its divergence (B,).
     """
-    with torch.enable_grad():
-        x = x if x.requires_grad else x.detach().requires_grad_()
-        value = _tied(field(x), x)
+    with torch.enable_grad(), plain_attention(create_graph):
+        value, pull = _with_pullback(field, x, create_graph)
         total = x.new_zeros(len(x))
-        for i, component in enumerate(value.flatten(1).unbind(1)):
-            (slope,) = torch.autograd.grad(component.sum(), x, retain_graph=True, create_graph=create_graph)
-            total = total + slope.flatten(1)[:, i]
+        for i in range(math.prod(value.shape[1:])):
+            unit = torch.zeros_like(value).flatten(1)
+            unit[:, i] = 1
+            total = total + pull(unit.reshape(value.shape)).flatten(1)[:, i]
     return (value, total) if create_graph else (value.detach(), total.detach())
 
 
@@ -50,15 +63,23 @@ def hutchinson_divergence(
     Returns:
         the field (B, *shape) and the estimates (P, B).
     """
-    with torch.enable_grad():
-        x = x if x.requires_grad else x.detach().requires_grad_()
-        value = _tied(field(x), x)
-        estimates = []
-        for z in probes:
-            (product,) = torch.autograd.grad(value, x, z, retain_graph=True, create_graph=create_graph)
-            estimates.append((product * z).flatten(1).sum(1))
-    total = torch.stack(estimates)
+    with torch.enable_grad(), plain_attention(create_graph):
+        value, pull = _with_pullback(field, x, create_graph)
+        total = torch.stack([(pull(z) * z).flatten(1).sum(1) for z in probes])
     return (value, total) if create_graph else (value.detach(), total.detach())
+
+
+def _with_pullback(field: Field, x: Tensor, create_graph: bool) -> tuple[Tensor, Field]:
+    """The field at x and z ↦ zᵀ ∂field/∂x there.
+
+    Under `torch.compile` the slope is traced into the field's own graph: what was compiled has no second derivative.
+    """
+    if torch.compiler.is_compiling():
+        value, pull = torch.func.vjp(lambda y: field(y) + 0 * y, x)  # type: ignore[misc]
+        return value, lambda z: cast(Tensor, pull(z)[0])
+    x = x if x.requires_grad else x.detach().requires_grad_()
+    value = _tied(field(x), x)
+    return value, lambda z: torch.autograd.grad(value, x, z, retain_graph=True, create_graph=create_graph)[0]
 
 
 def _tied(value: Tensor, x: Tensor) -> Tensor:

@@ -72,6 +72,12 @@ class GaussianMixture(Denoiser):
         epsilon = level.sigma * torch.einsum("bk,kdj,bkj->bd", r, self.eigenvectors, rotated / variances)
         return Estimate(x0.to(x_t.dtype), epsilon.to(x_t.dtype), level)
 
+    def score(self, x: Tensor, t: Tensor | float) -> Tensor:
+        """(1), (B, D): where there is no noise, too."""
+        rotated, variances, log_parts = self._components(x, self.schedule.at(t, like=x))
+        r = torch.softmax(log_parts, dim=1)
+        return -torch.einsum("bk,kdj,bkj->bd", r, self.eigenvectors, rotated / variances).to(x.dtype)
+
     def log_prob(self, x: Tensor, t: Tensor | float | None = None) -> Tensor:
         """log p_t(x) in nats, (B,) float64; without t the density of the data itself.
 

@@ -16,6 +16,7 @@ from typing import Protocol, Self, cast
 import torch
 from torch import Tensor, nn
 
+from scorefield.calculus import plain_attention
 from scorefield.errors import OptionError
 from scorefield.noise import Clean, NoiseLevel, Schedule
 from scorefield.parametrization import Estimate, Parametrization
@@ -51,7 +52,7 @@ class DataScore(nn.Module):
 
     def score(self, x: Tensor, t: Tensor | float) -> Tensor:
         """network(x), (B, *shape); t says nothing."""
-        return cast(Tensor, self.network(x))
+        return cast(Tensor, self.network(x).to(x.dtype))
 
 
 class ScoreNetwork(nn.Module):
@@ -69,7 +70,7 @@ class ScoreNetwork(nn.Module):
 
     def score(self, x: Tensor, t: Tensor | float) -> Tensor:
         """network(x, t), (B, *shape)."""
-        return cast(Tensor, self.network(x, torch.as_tensor(t, dtype=x.dtype, device=x.device)))
+        return cast(Tensor, self.network(x, torch.as_tensor(t, dtype=x.dtype, device=x.device)).to(x.dtype))
 
 
 class Denoiser(nn.Module):
@@ -122,7 +123,8 @@ class NetworkDenoiser(Denoiser):
             level itself; read through ε it is NCSNv2's network divided by σ (Song & Ermon 2020, technique 3,
             arXiv:2006.09011).
         learned_variance: whether the network returns (B, 2·shape[0], …), whose second half is read as the
-            `variance_share` of the estimate, (1 + v)/2 kept in [0, 1].
+            `variance_share` of the estimate, (1 + v)/2; nothing keeps it in [0, 1] (Nichol & Dhariwal 2021, §3.1,
+            arXiv:2102.09672).
     """
 
     condition: Tensor | None
@@ -177,7 +179,7 @@ class NetworkDenoiser(Denoiser):
         if not self.learned_variance:
             return output, None
         y, v = output.chunk(2, dim=1)
-        return y, ((1 + v) / 2).clamp(0, 1)
+        return y, (1 + v) / 2
 
     def forward(self, x_t: Tensor, t: Tensor | float) -> Estimate:
         level = self.schedule.at(t, like=x_t)
@@ -207,7 +209,25 @@ class EnergyDenoiser(NetworkDenoiser):
         E(x, t) = −½ p ‖x‖² − (q/c_in) φ(c_in x)                                            (3)
 
     and e^{−E}, up to a constant at each level, the density. An untrained one is a Gaussian where y is F.
+
+    Losses of the score differentiate twice. Under autocast the network's products, and theirs in both derivatives, are
+    in the lower precision. Under `torch.compile` the gradient in u is traced with the network into one graph.
     """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        schedule: Schedule,
+        parametrization: Parametrization,
+        sigma_data: float,
+        condition_features: int = 0,
+        *,
+        noise_conditional: bool = True,
+    ) -> None:
+        # A gradient has no second output, so no variance is learned.
+        super().__init__(
+            network, schedule, parametrization, sigma_data, condition_features, noise_conditional=noise_conditional
+        )
 
     def potential(self, u: Tensor, c_noise: Tensor) -> Tensor:
         """φ of (2), (B,)."""
@@ -219,15 +239,21 @@ class EnergyDenoiser(NetworkDenoiser):
         p, q = self.parametrization.score_coefficients(level)
         gain = (q / self.input_scale(level)).reshape(-1).to(x_t.dtype)
         squared = (p.to(x_t.dtype) * x_t.square()).flatten(1).sum(1)
-        return -squared / 2 - gain * self.potential(*self.inputs(x_t, level))
+        with plain_attention(torch.is_grad_enabled()):
+            return -squared / 2 - gain * self.potential(*self.inputs(x_t, level))
 
     def _outputs(self, x_t: Tensor, level: NoiseLevel) -> tuple[Tensor, Tensor | None]:
-        # Samplers and held-out losses ask under no_grad: the gradient in u is taken all the same.
         differentiable = torch.is_grad_enabled()
-        with torch.enable_grad():
-            u, c_noise = self.inputs(x_t, level)
-            u = u if u.requires_grad else u.detach().requires_grad_()
-            (y,) = torch.autograd.grad(self.potential(u, c_noise).sum(), u, create_graph=differentiable)
+        with plain_attention(differentiable):
+            if torch.compiler.is_compiling():
+                # Traced as one graph: a compiled graph cannot itself be differentiated twice. Slower when not compiled.
+                u, c_noise = self.inputs(x_t, level)
+                return torch.func.grad(lambda v: self.potential(v, c_noise).sum())(u).to(x_t.dtype), None
+            # Samplers and held-out losses ask under no_grad: the gradient in u is taken all the same.
+            with torch.enable_grad():
+                u, c_noise = self.inputs(x_t, level)
+                u = u if u.requires_grad else u.detach().requires_grad_()
+                (y,) = torch.autograd.grad(self.potential(u, c_noise).sum(), u, create_graph=differentiable)
         return y.to(x_t.dtype), None
 
 

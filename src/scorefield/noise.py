@@ -43,7 +43,7 @@ class NoiseLevel:
         def both(t: Tensor) -> tuple[Tensor, Tensor]:
             return self.schedule.alpha(t), self.schedule.sigma(t)
 
-        d_alpha, d_sigma = torch.func.jvp(both, (self.t,), (torch.ones_like(self.t),))[1]
+        d_alpha, d_sigma = torch.func.jvp(both, (self.t.contiguous(),), (torch.ones_like(self.t),))[1]
         return d_alpha, d_sigma
 
     @property

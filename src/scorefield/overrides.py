@@ -1,4 +1,4 @@
-"""Recipes from files and `path=value` settings: typed, complete or refused, with the closest right name."""
+"""Recipes as text: from files and `path=value` settings, typed or refused with the closest right name, and back."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from scorefield.data.schema import suggestion
 from scorefield.errors import OptionError
@@ -59,6 +60,31 @@ def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
             raise OptionError(f"--set {path}: that is a group; its fields are {list(part[names[-1]])}")
         part[names[-1]] = _value(text)
     return _validated(values, "--set")
+
+
+def as_toml(recipe: Recipe) -> str:
+    """A recipe as a file that `recipe_of` reads, each field with its meaning; those left open are commented out."""
+    lines = [f"name = {json.dumps(recipe.name, ensure_ascii=False)}"]
+    for group, part in recipe:
+        if not isinstance(part, BaseModel):
+            continue
+        lines += ["", f"[{group}]"]
+        for name, field in type(part).model_fields.items():
+            value = part.model_dump(mode="json")[name]
+            text = f"# {name} =" if value is None else f"{name} = {json.dumps(value, ensure_ascii=False)}"
+            lines.append(f"{text:<40}  # {_meaning(field, is_open=value is None)}")
+    return "\n".join(lines) + "\n"
+
+
+def _meaning(field: FieldInfo, is_open: bool) -> str:
+    text = field.description or ""
+    choices = [str(choice) for kind in (field.annotation, *get_args(field.annotation)) for choice in _literals(kind)]
+    text += f"{': ' if text else ''}{', '.join(choices)}" if choices else ""
+    return text + (" (left open)" if is_open else "")
+
+
+def _literals(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) is Literal else ()
 
 
 def _value(text: str) -> Any:

@@ -30,8 +30,8 @@ class Estimate:
         x0: E[x0 given x_t], (B, *shape).
         epsilon: E[ε given x_t], (B, *shape).
         level: the noise level of x_t.
-        variance_share: (B, *shape) in [0, 1], where a model that learns the variance of a step down puts its logarithm
-            between log β̃ and log β (Nichol & Dhariwal 2021, Eq. 15, arXiv:2102.09672); None where it is not learned.
+        variance_share: (B, *shape), where a model that learns the variance of a step down puts its logarithm, 0 being
+            log β̃ and 1 log β (Nichol & Dhariwal 2021, Eq. 15, arXiv:2102.09672); None where it is not learned.
     """
 
     x0: Tensor
@@ -79,8 +79,8 @@ class Parametrization:
 
     def score_coefficients(self, level: NoiseLevel) -> tuple[Tensor, Tensor]:
         """(p, q) of the score as it follows from the output by (1): s = p x_t + q y, p = −a/(dσ) and q = α/(dσ)."""
-        a, _ = self.row(level)
-        scaled = self.determinant(level) * level.sigma
+        a, b = self.row(level)
+        scaled = (a * level.sigma - b * level.alpha) * level.sigma
         return -a / scaled, level.alpha / scaled
 
     def split(self, output: Tensor, x_t: Tensor, level: NoiseLevel) -> Estimate:

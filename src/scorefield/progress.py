@@ -14,12 +14,13 @@ class Reporter(Protocol):
         """A sentence for the user."""
         ...
 
-    def step(self, step: Step, loss: float, rate: float, seconds_left: float) -> None:
+    def step(self, step: Step, loss: float, std_error: float, rate: float, seconds_left: float) -> None:
         """Where training is.
 
         Args:
             step: the newest step.
             loss: mean since the last report.
+            std_error: of that mean.
             rate: steps a second.
             seconds_left: until training is done.
         """
@@ -36,7 +37,7 @@ class Quiet:
     def say(self, text: str) -> None:
         """Nothing."""
 
-    def step(self, step: Step, loss: float, rate: float, seconds_left: float) -> None:
+    def step(self, step: Step, loss: float, std_error: float, rate: float, seconds_left: float) -> None:
         """Nothing."""
 
     def should_stop(self) -> bool:

@@ -93,7 +93,9 @@ class Stream:
         u2 = torch.from_numpy(u[..., 1].astype(np.float64 if work == torch.float64 else np.float32))
         radius = u1.add_(0.5).mul_(2.0**-32).log_().mul_(-2).sqrt_()
         angle = u2.mul_(2 * math.pi * 2.0**-32)
-        pairs = torch.stack((radius * angle.cos(), radius * angle.sin()), dim=-1)
+        pairs = torch.empty(*radius.shape, 2, dtype=work)
+        torch.mul(radius, angle.cos(), out=pairs[..., 0])
+        torch.mul(radius, angle.sin(), out=pairs[..., 1])
         return pairs.flatten(1)[:, :size].reshape(len(bits), *shape).to(device=device, dtype=dtype)
 
     def uniform(

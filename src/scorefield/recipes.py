@@ -14,6 +14,10 @@ from scorefield.training.settings import CheckpointSettings, TrainingSettings
 
 Positive = Annotated[int, Field(ge=1)]
 Notation = Literal["x0", "epsilon", "score", "v", "velocity", "F"]
+Criterion = Literal[
+    "denoising", "implicit", "sliced", "finite_difference", "variational", "hybrid", "contrastive", "explicit"
+]
+Times = Literal["uniform", "levels", "log_uniform", "log_normal", "importance", "important_levels"]
 
 
 class Settings(BaseModel):
@@ -35,12 +39,27 @@ class NoiseSettings(Settings):
 class ObjectiveSettings(Settings):
     """Times, criterion and weight, and what the network predicts."""
 
+    criterion: Criterion = Field("denoising", description="what is compared")
     prediction: Notation = Field("F", description="what the network predicts")
     loss: Notation = Field("F", description="the notation in which errors are squared")
     weight: str = Field("one", description="a name in scorefield.objectives.weights.WEIGHTS")
-    times: Literal["uniform", "levels", "log_uniform", "log_normal"] | None = None
+    times: Times | None = Field(None, description="law of t in training")
     times_mean: float | None = Field(None, description="of log σ/(α σ_data), for log_normal")
     times_std: float | None = Field(None, gt=0, description="of log σ/(α σ_data), for log_normal")
+    reference: int | None = Field(
+        None, ge=1, description="rows of a batch that stand together for the clean data of each, of denoising"
+    )
+    probes: int = Field(1, ge=1, description="random directions a row, of sliced and finite_difference")
+    reduced_variance: bool = Field(True, description="‖s‖² in full, of sliced")
+    difference: float = Field(0.1, gt=0, lt=1, description="step as a share of the noise, of finite_difference")
+    variance: Literal["posterior", "beta", "learned"] = Field(
+        "posterior", description="of the steps down, in variational and hybrid (always learned)"
+    )
+    decoder: Literal["auto", "gaussian", "discretised"] = Field(
+        "auto", description="the last step of variational and hybrid; auto is discretised for integers"
+    )
+    bin_width: float | None = Field(None, gt=0, description="of the discretised decoder, in units of the encoded data")
+    moves: int = Field(10, ge=1, description="Langevin moves of contrastive")
 
 
 class NetworkSettings(Settings):
@@ -53,6 +72,10 @@ class NetworkSettings(Settings):
     blocks: tuple[Positive, ...] | None = Field(None, min_length=1, description="residual blocks at each resolution")
     attention: tuple[bool, ...] | None = Field(None, min_length=1, description="attention at each resolution")
     patch: int | None = Field(None, ge=1, description="pixels a side that enter as one")
+    noise_conditional: bool | Literal["auto"] = Field(
+        True, description="whether it is told the noise level; auto: only where rows are too short to show it"
+    )
+    energy: bool = Field(False, description="whether the score is the gradient of an energy")
 
 
 class SamplerSettings(Settings):
@@ -60,6 +83,8 @@ class SamplerSettings(Settings):
 
     name: str = Field("heun", description="a name in scorefield.samplers.presets.SAMPLERS")
     steps: int | None = Field(None, ge=2, description="levels of the grid")
+    moves: int | None = Field(None, ge=1, description="Langevin moves at each level, of langevin")
+    size: float | None = Field(None, gt=0, lt=4, description="ε/σ² of a Langevin move; None is NCSNv2's rule")
 
 
 class Recipe(Settings):
@@ -103,20 +128,104 @@ def ddpm() -> Recipe:
     )
 
 
-def ncsn() -> Recipe:
-    """Song & Ermon 2019 and 2020, arXiv:1907.05600 and 2006.09011: geometric levels, annealed Langevin.
+def ddpm_vlb() -> Recipe:
+    """Nichol & Dhariwal 2021, arXiv:2102.09672: the variational bound itself, with learned variances.
 
-    The network predicts ε, which is NCSNv2's unconditional network divided by σ (technique 3) up to the sign.
+    Levels are drawn by importance; the loss is nats per dimension, but for the term of the first draw.
     """
+    objective = ObjectiveSettings(
+        criterion="variational", prediction="epsilon", loss="epsilon", times="important_levels", variance="learned"
+    )
     return Recipe(
-        name="ncsn",
-        noise=NoiseSettings(schedule="ncsn"),
-        objective=ObjectiveSettings(prediction="epsilon", loss="score", weight="sigma_squared", times="levels"),
-        sampler=SamplerSettings(name="langevin"),
+        name="ddpm_vlb",
+        noise=NoiseSettings(schedule="ddpm"),
+        objective=objective,
+        sampler=SamplerSettings(name="ddpm"),
     )
 
 
-PRESETS = {"auto": auto, "edm": edm, "ddpm": ddpm, "ncsn": ncsn}
+def ncsn() -> Recipe:
+    """Song & Ermon 2019, arXiv:1907.05600: ten geometric levels, annealed Langevin with 100 moves at each.
+
+    Their step ε = 2·10⁻⁵ σ²/σ_min² with σ_min = 0.01 is 0.2 σ².
+    """
+    return Recipe(
+        name="ncsn",
+        noise=NoiseSettings(schedule="ncsn", levels=10),
+        objective=_DENOISING_AT_LEVELS,
+        training=TrainingSettings(average=0),
+        sampler=SamplerSettings(name="langevin", moves=100, size=0.2),
+    )
+
+
+def ncsnv2() -> Recipe:
+    """Song & Ermon 2020, arXiv:2006.09011: NCSN with all five techniques, each a field that can be set otherwise.
+
+    σ_max from the largest distance of two rows, the number of levels from the dimension, a network that is not told the
+    level (unless rows are too short to show it), Langevin's step size from the ratio of levels, averaged weights.
+    """
+    return Recipe(
+        name="ncsnv2",
+        noise=NoiseSettings(schedule="ncsn"),
+        objective=_DENOISING_AT_LEVELS,
+        network=NetworkSettings(noise_conditional="auto"),
+        sampler=SamplerSettings(name="langevin", moves=5),
+    )
+
+
+def vp() -> Recipe:
+    """Song et al. 2021, arXiv:2011.13456: variance preserving, ε-prediction at any time."""
+    return _continuous("vp")
+
+
+def subvp() -> Recipe:
+    """Song et al. 2021, Eq. 29, arXiv:2011.13456: sub-variance preserving, ε-prediction at any time."""
+    return _continuous("subvp")
+
+
+def flow() -> Recipe:
+    """Lipman et al. 2022, arXiv:2210.02747: the velocity of the straight path."""
+    return Recipe(
+        name="flow",
+        noise=NoiseSettings(schedule="flow"),
+        objective=ObjectiveSettings(prediction="velocity", loss="velocity", times="uniform"),
+    )
+
+
+def energy() -> Recipe:
+    """`auto` with a score that is the gradient of an energy: an unnormalised density at every level."""
+    return Recipe(name="energy", network=NetworkSettings(energy=True))
+
+
+def sliced() -> Recipe:
+    """Sliced score matching at every level (Song et al. 2019, arXiv:1905.07088), otherwise as `auto`.
+
+    Its loss is in ε, where the noise of its gradient does not grow with σ as it does in F.
+    """
+    return Recipe(name="sliced", objective=ObjectiveSettings(criterion="sliced", loss="epsilon"))
+
+
+def implicit() -> Recipe:
+    """Implicit score matching at every level (Hyvärinen 2005), otherwise as `auto`.
+
+    The network is an mlp of two hidden layers, whose trace is known in closed form, unless another is asked for; the
+    loss is in ε, as that of `sliced`.
+    """
+    return Recipe(name="implicit", objective=ObjectiveSettings(criterion="implicit", loss="epsilon"))
+
+
+_DENOISING_AT_LEVELS = ObjectiveSettings(prediction="epsilon", loss="score", weight="sigma_squared", times="levels")
+
+
+def _continuous(schedule: Literal["vp", "subvp"]) -> Recipe:
+    objective = ObjectiveSettings(prediction="epsilon", loss="epsilon", times="uniform")
+    return Recipe(name=schedule, noise=NoiseSettings(schedule=schedule), objective=objective)
+
+
+PRESETS = {
+    preset.__name__: preset
+    for preset in (auto, edm, ddpm, ddpm_vlb, ncsn, ncsnv2, vp, subvp, flow, energy, sliced, implicit)
+}
 
 
 def plain(recipe: Recipe) -> dict[str, Any]:

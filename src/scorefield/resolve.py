@@ -18,7 +18,7 @@ from scorefield.recipes import (
     Recipe,
     SamplerSettings,
 )
-from scorefield.samplers.presets import SAMPLERS
+from scorefield.samplers.presets import MOVES, SAMPLERS
 from scorefield.training.device import pick_precision
 from scorefield.training.settings import TrainingSettings
 
@@ -28,6 +28,13 @@ from scorefield.training.settings import TrainingSettings
 _IMAGE_TIMES = (0.5, 1.2)
 _VECTOR_TIMES = (-1.8, 1.4)
 
+
+LARGEST_REFERENCE = 256  # beyond, the distances cost more than they save
+MOST_PASSES = 64  # backward passes in one step of implicit score matching: about 80 steps of denoising
+
+# A row of D numbers shows the square of its noise to a share √(2/D) at best: 18 % of 64 numbers. On the plane a network
+# that is not told the level had a score error of 44 %, one that is told 6 %.
+NUMBERS_THAT_SHOW_NOISE = 64
 
 # Schedules whose noise ends before σ/α = ∞.
 _REACH: dict[str, Schedule] = {"vp": VP(), "subvp": SubVP(), "cosine": Cosine()}
@@ -72,9 +79,10 @@ def resolve(recipe: Recipe, facts: DataFacts) -> tuple[Recipe, list[str]]:
     """
     said: list[str] = []
     noise = _noise(recipe.noise, facts, said)
-    objective = _objective(recipe.objective, facts, said)
-    network = _network(recipe.network, facts, said)
+    objective = _objective(recipe.objective, noise, facts, said)
+    network = _network(recipe.network, objective, facts, said)
     training = _training(recipe.training, network, facts, said)
+    objective, training = _variance(objective, training, said)
     sampler = _sampler(recipe.sampler, noise, facts, said)
     update = {"noise": noise, "objective": objective, "network": network, "training": training, "sampler": sampler}
     return recipe.model_copy(update=update), said
@@ -104,7 +112,7 @@ def _noise(given: NoiseSettings, facts: DataFacts, said: list[str]) -> NoiseSett
     return noise
 
 
-def _objective(given: ObjectiveSettings, facts: DataFacts, said: list[str]) -> ObjectiveSettings:
+def _objective(given: ObjectiveSettings, noise: NoiseSettings, facts: DataFacts, said: list[str]) -> ObjectiveSettings:
     times = given.times or "log_normal"
     mean, std = given.times_mean, given.times_std
     if times == "log_normal":
@@ -113,29 +121,78 @@ def _objective(given: ObjectiveSettings, facts: DataFacts, said: list[str]) -> O
         std = usual_std if std is None else std
     objective = given.model_copy(update={"times": times, "times_mean": mean, "times_std": std})
     law = f"{times} ({mean:.3g}, {std:.3g})" if mean is not None and std is not None else times
-    said.append(f"objective: predicts {given.prediction}, squared in {given.loss}, noise {law}")
+    criterion = given.criterion.replace("_", "-")
+    text = f"objective: {criterion}, predicts {given.prediction}, squared in {given.loss}, noise {law}"
+    if given.criterion in ("variational", "hybrid"):
+        objective = _bound(objective, noise, facts)
+        last = f"discretised, bins of {objective.bin_width:.4g}" if objective.bin_width else "Gaussian"
+        text = f"objective: {criterion}, predicts {given.prediction}, variance {objective.variance}, decoder {last}"
+    said.append(text)
     return objective
 
 
-def _network(given: NetworkSettings, facts: DataFacts, said: list[str]) -> NetworkSettings:
-    kind = given.kind or ("unet" if facts.is_image else "mlp")
+def _bound(given: ObjectiveSettings, noise: NoiseSettings, facts: DataFacts) -> ObjectiveSettings:
+    """The choices that the variational bound asks for.
+
+    Raises:
+        OptionError: for a schedule without levels, and a discretised decoder of data that are not integers.
+    """
+    if noise.schedule not in ("ddpm", "ncsn"):
+        raise OptionError(
+            f"objective.criterion={given.criterion} needs noise.schedule ddpm or ncsn, which have levels, "
+            f"not {noise.schedule}"
+        )
+    step = facts.noise.resolution
+    if given.decoder == "discretised" and given.bin_width is None and step is None:
+        raise OptionError(
+            "objective.decoder=discretised is for integers, and these data are continuous: use gaussian, "
+            "or set objective.bin_width"
+        )
+    decoder = given.decoder
+    if decoder == "auto":
+        decoder = "discretised" if given.bin_width or step else "gaussian"
+    width = (given.bin_width or step) if decoder == "discretised" else None
+    variance = "learned" if given.criterion == "hybrid" else given.variance
+    return given.model_copy(update={"decoder": decoder, "bin_width": width, "variance": variance})
+
+
+def _network(
+    given: NetworkSettings, objective: ObjectiveSettings, facts: DataFacts, said: list[str]
+) -> NetworkSettings:
+    implicit = objective.criterion == "implicit"
+    if given.noise_conditional == "auto":
+        given = given.model_copy(update={"noise_conditional": facts.numbers < NUMBERS_THAT_SHOW_NOISE})
+    kind = given.kind or ("unet" if facts.is_image and not implicit else "mlp")
+    usual_depth = 2 if implicit and not given.energy else 4
     if kind == "mlp":
-        width, depth = given.width or _vector_size(facts.rows).width, given.depth or 4
-        said.append(f"network: mlp, {depth} hidden layers of {width}")
-        return given.model_copy(update={"kind": kind, "width": width, "depth": depth})
-    if kind != "unet":
-        return given.model_copy(update={"kind": kind})
-    if len(facts.shape) != 3:
-        raise OptionError(f"network.kind=unet needs rows of shape (C, H, W), these have {facts.shape}: use mlp")
-    chosen = _unet(facts)
-    network = given.model_copy(
-        update={name: value for name, value in chosen.items() if getattr(given, name) is None} | {"kind": kind}
-    )
-    said.append(
-        f"network: unet, channels {network.channels}, blocks {network.blocks}, attention {network.attention}, "
-        f"patch {network.patch}"
-    )
+        width, depth = given.width or _vector_size(facts.rows).width, given.depth or usual_depth
+        network = given.model_copy(update={"kind": kind, "width": width, "depth": depth})
+        said.append(f"network: mlp, {depth} hidden layers of {width}" + _remarks(given))
+    elif kind == "unet":
+        if len(facts.shape) != 3:
+            raise OptionError(f"network.kind=unet needs rows of shape (C, H, W), these have {facts.shape}: use mlp")
+        chosen = {name: value for name, value in _unet(facts).items() if getattr(given, name) is None}
+        network = given.model_copy(update={**chosen, "kind": kind})
+        said.append(
+            f"network: unet, channels {network.channels}, blocks {network.blocks}, attention {network.attention}, "
+            f"patch {network.patch}" + _remarks(given)
+        )
+    else:
+        network = given.model_copy(update={"kind": kind})
+    closed = kind == "mlp" and (network.depth or 0) <= 2 and not given.energy
+    if implicit and not closed and facts.numbers > MOST_PASSES:
+        raise OptionError(
+            f"implicit score matching would take {facts.numbers} backward passes a step here, one for each number of a "
+            f"row, and more than {MOST_PASSES} are refused: use --recipe sliced, or network.kind=mlp with "
+            "network.depth 1 or 2, whose trace is known in closed form"
+        )
     return network
+
+
+def _remarks(given: NetworkSettings) -> str:
+    """What is unusual about a network, for its sentence."""
+    told = "" if given.noise_conditional else ", not told the noise level (NCSNv2's technique 3)"
+    return told + (", as the potential of an energy" if given.energy else "")
 
 
 def _unet(facts: DataFacts) -> dict[str, tuple[int, ...] | tuple[bool, ...] | int]:
@@ -174,6 +231,26 @@ def _training(given: TrainingSettings, network: NetworkSettings, facts: DataFact
     return training
 
 
+def _variance(
+    objective: ObjectiveSettings, training: TrainingSettings, said: list[str]
+) -> tuple[ObjectiveSettings, TrainingSettings]:
+    """What makes the gradient less noisy, of which denoising can have all."""
+    reference, antithetic = objective.reference, training.antithetic
+    if reference is None:
+        # Half a batch at most: where rows come in pairs, both of a pair must not stand in one reference batch.
+        half = (training.batch or 1) // 2
+        reference = max(1, min(LARGEST_REFERENCE, half)) if objective.criterion == "denoising" else 1
+    if antithetic == "auto":
+        antithetic = objective.criterion in ("denoising", "variational", "hybrid")
+    pairs = "in pairs of ε and −ε" if antithetic else "drawn freely"
+    together = f", {reference} rows a reference batch" if reference > 1 else ""
+    said.append(f"variance: times stratified, little noise {pairs}{together}")
+    return (
+        objective.model_copy(update={"reference": reference}),
+        training.model_copy(update={"antithetic": antithetic}),
+    )
+
+
 @dataclass(frozen=True)
 class _Size:
     """How large a network and how long a training suit a data set; seconds of budget at most."""
@@ -206,5 +283,11 @@ def _sampler(given: SamplerSettings, noise: NoiseSettings, facts: DataFacts, sai
     usual = SAMPLERS[given.name]().steps if given.name in SAMPLERS else None
     levels = {"ddpm": noise.levels, "langevin": noise.levels or facts.noise.levels}.get(given.name)
     steps = given.steps or levels or usual
-    said.append(f"sampler: {given.name}, {steps} levels")
-    return given.model_copy(update={"steps": steps})
+    update: dict[str, int | None] = {"steps": steps}
+    text = f"sampler: {given.name}, {steps} levels"
+    if given.name == "langevin":
+        update["moves"] = given.moves or MOVES
+        size = "by NCSNv2's rule" if given.size is None else f"{given.size:g} σ²"
+        text += f", {update['moves']} moves at each, step size {size}"
+    said.append(text)
+    return given.model_copy(update=update)

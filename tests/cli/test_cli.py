@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +22,6 @@ from PIL import Image
 
 from scorefield import bundle as bundle_file
 from scorefield import errors, load
-from scorefield.cli.app import main
 from scorefield.cli.console import Console, clock
 from scorefield.data import Images, Table, read, write
 from scorefield.errors import Interrupted
@@ -48,29 +46,6 @@ TINY_IMAGES = [
     "network.attention=[false]",
 ]
 Run = Callable[..., tuple[int, str, str]]
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """The program in this process: exit code, output, errors."""
-    capsys.readouterr()
-    left = program_here(*arguments)
-    out, err = capsys.readouterr()
-    return left, out, err
-
-
-def program_here(*arguments: object) -> int:
-    """The program in this process, which leaves it as it was; returns the exit code."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as left:  # noqa: PT012
-        patch.setattr(sys, "argv", ["scorefield", *map(str, arguments)])
-        patch.setattr(warnings, "showwarning", warnings.showwarning)
-        patch.setenv("GOMP_SPINCOUNT", "10000")
-        main()
-    return int(left.value.code or 0)
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    return lambda *arguments: call(capsys, *arguments)
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -284,7 +259,7 @@ def test_bad_images_are_refused_or_skipped_as_asked(run: Run, tmp_path: Path) ->
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory, program: Callable[..., int]) -> Path:
     """A folder with data, a run with a condition, one of images, and things that are none of ours."""
     folder = tmp_path_factory.mktemp("place")
     write(Table(table()), folder / "data.csv")
@@ -303,7 +278,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["fit", folder / "data.csv", "--out", folder / "run", "--condition", "kind", *TINY],
         ["fit", folder / "pets.parquet", "--out", folder / "image run", *TINY_IMAGES],
     ):
-        assert program_here(*arguments) == 0
+        assert program(*arguments) == 0
     (folder / "unfinished").mkdir()
     (folder / "unfinished" / "fit.json").write_text("{}")
     return folder
@@ -529,7 +504,7 @@ def test_a_saved_model_is_no_place_for_fit(run: Run, place: Path, tmp_path: Path
 
 
 def test_an_unfinished_run_is_shown_as_one(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    command = ["fit", "toy:rings", "--out", tmp_path / "run", *TINY]
+    command = ["fit", "toy:rings", "--out", tmp_path / "run", *TINY, "--set", "training.patience=99"]
     command[command.index("--steps") + 1] = "40"
     steps = iter(range(1, 100))
     with monkeypatch.context() as patch:

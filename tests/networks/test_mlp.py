@@ -79,11 +79,84 @@ def test_arguments_survive_json_and_rebuild_the_network() -> None:
         ({"width": 0}, "width must be 1 or more, got 0"),
         ({"condition_features": -1}, "condition_features must be 0 or more, got -1"),
         ({"noise_frequencies": -1}, "noise_frequencies must be 0 or more, got -1"),
+        ({"outputs": 0}, "outputs must be 1 or more, got 0"),
     ],
 )
 def test_sizes_that_cannot_be_are_refused_by_name(arguments: dict[str, int], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         MLP((2,), **arguments)
+
+
+def with_depth(depth: int, shape: tuple[int, ...], outputs: int = 1, condition_features: int = 0) -> MLP:
+    """A network of normals with this many hidden layers and outputs, in double precision."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = MLP(shape, 12, depth, condition_features, outputs=outputs).double()
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.4)
+    return network
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("shape", [(1,), (3,), (2, 3)])
+@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize("condition_features", [0, 2])
+def test_output_and_trace_are_those_of_derivatives(
+    depth: int, shape: tuple[int, ...], outputs: int, condition_features: int
+) -> None:
+    network = with_depth(depth, shape, outputs, condition_features)
+    condition = noise(5, condition_features, seed=3).double() if condition_features else None
+    x, c_noise = noise(5, *shape).double(), noise(5, seed=2).double()
+    assert network.has_closed_trace
+    output, trace = network.output_and_trace(x, c_noise, condition)
+    torch.testing.assert_close(output, network(x, c_noise, condition))
+
+    def first(row: Tensor, i: int) -> Tensor:
+        kept = None if condition is None else condition[i : i + 1]
+        return network(row[None], c_noise[i : i + 1], kept)[0, : shape[0]]
+
+    for i, row in enumerate(x):
+        slope = torch.autograd.functional.jacobian(lambda y, i=i: first(y, i), row)
+        expected = slope.reshape(row.numel(), row.numel()).trace()
+        assert float(trace[i].detach()) == pytest.approx(float(expected), rel=1e-10)
+
+
+def test_the_trace_of_a_deep_network_is_refused() -> None:
+    network = with_depth(3, (2,))
+    assert not network.has_closed_trace
+    with pytest.raises(ValueError, match="the trace is known for one or two hidden layers, these are 3"):
+        network.output_and_trace(noise(4, 2).double(), torch.zeros(1))
+
+
+def test_the_trace_has_second_derivatives_and_the_precision_of_autocast() -> None:
+    for depth in (1, 2):
+        network, c_noise = with_depth(depth, (2,)), noise(3, seed=2).double()
+        x = noise(3, 2).double().requires_grad_()
+        assert torch.autograd.gradcheck(lambda y, n=network, c=c_noise: n.output_and_trace(y, c), (x,))
+        network = network.float()
+        exact = network.output_and_trace(x.float(), c_noise.float())
+        with bfloat16():
+            rounded = network.output_and_trace(x.float(), c_noise.float())
+        for mine, truth in zip(rounded, exact, strict=True):
+            assert mine.dtype == torch.float32
+            assert 0 < (mine - truth).norm() < 0.03 * truth.norm()
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 4), (2, 2, 3)])
+def test_several_outputs_follow_each_other_along_the_first_axis(shape: tuple[int, ...]) -> None:
+    network = with_depth(2, shape, outputs=3)
+    single, size = with_depth(2, shape), noise(1, *shape).numel()
+    x, c_noise = noise(4, *shape).double(), noise(4, seed=2).double()
+    output = network(x, c_noise)
+    assert output.shape == (4, 3 * shape[0], *shape[1:])
+    # Each is what a network with its share of the last layer gives.
+    for number, part in enumerate(output.chunk(3, dim=1)):
+        own = network.state_dict()
+        for name in ("out.weight", "out.bias"):
+            own[name] = own[name][number * size : (number + 1) * size]
+        single.load_state_dict(own)
+        torch.testing.assert_close(single(x, c_noise), part)
+    assert not MLP(shape, 8, 2, outputs=3)(x.float(), c_noise.float()).any()
 
 
 @pytest.mark.parametrize("width", [32, 256])

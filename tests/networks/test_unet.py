@@ -46,6 +46,22 @@ def test_any_number_of_channels_and_one_level_for_all_rows(in_channels: int) -> 
 
 def test_a_new_network_gives_exactly_zero() -> None:
     assert not seeded()(noise(2, 1, 8, 8), torch.zeros(2)).any()
+    assert not seeded(outputs=2)(noise(2, 1, 8, 8), torch.zeros(2)).any()
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+def test_several_outputs_follow_each_other_along_the_channels(patch: int) -> None:
+    network, single = seeded(3, born=False, outputs=2, patch=patch), seeded(3, born=False, patch=patch)
+    x, c_noise = noise(2, 3, 7, 9), noise(2, seed=2)
+    output = network(x, c_noise)
+    assert output.shape == (2, 6, 7, 9)
+    # Each is what a network with its share of the last layer gives, which unfolds its own patches.
+    for number, part in enumerate(output.chunk(2, dim=1)):
+        own = network.state_dict()
+        for name in ("leave.weight", "leave.bias"):
+            own[name] = own[name].chunk(2)[number]
+        single.load_state_dict(own)
+        torch.testing.assert_close(single(x, c_noise), part)
 
 
 def test_the_same_seed_gives_the_same_weights_and_no_draw_is_made_afterwards() -> None:
@@ -170,6 +186,7 @@ def test_lengths_that_do_not_agree_are_refused() -> None:
         ({"channels": (32, -32)}, "channels must be 1 or more, got -32"),
         ({"blocks": (1, -1)}, "blocks must be 0 or more, got -1"),
         ({"patch": 0}, "patch must be 1 or more, got 0"),
+        ({"outputs": 0}, "outputs must be 1 or more, got 0"),
         ({"in_channels": 0}, "in_channels must be 1 or more"),
         ({"head_features": 0}, "head_features must be 1 or more"),
         ({"embedding_features": 0}, "embedding_features must be 1 or more"),

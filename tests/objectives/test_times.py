@@ -11,8 +11,8 @@ from torch import Tensor
 
 from scorefield.betas import linear_betas
 from scorefield.errors import OptionError
-from scorefield.noise import EDM, VE, VP, Cosine, Discrete, Flow, Schedule, SubVP
-from scorefield.objectives.times import LogNormal, LogUniform, TimeLaw, Uniform, UniformIntegers
+from scorefield.noise import EDM, VE, VP, Clean, Cosine, Discrete, Flow, Schedule, SubVP
+from scorefield.objectives.times import Fixed, Importance, LogNormal, LogUniform, TimeLaw, Uniform, UniformIntegers
 
 SCHEDULES: dict[str, Schedule] = {
     "vp": VP(),
@@ -29,6 +29,9 @@ LAWS: dict[str, TimeLaw] = {
     "log-uniform": LogUniform(),
     "log-normal": LogNormal(),
     "narrow log-normal": LogNormal(0.5, 0.1),
+    "importance": Importance(0.5),
+    "importance of large data": Importance(200.0),
+    "importance of small data": Importance(0.001),
 }
 SMALLEST = 2.0**-53  # of the uniforms that `Stream` gives; 1 − SMALLEST is the largest
 each_schedule = pytest.mark.parametrize("schedule", list(SCHEDULES.values()), ids=SCHEDULES)
@@ -109,3 +112,53 @@ def test_whole_times_of_a_schedule_that_is_not_discrete() -> None:
     assert UniformIntegers().quantile(EVEN, VP()).unique().tolist() == [1]
     with pytest.raises(OptionError, match=r"no whole time in \[0.0001, 0.9999\]: use a Discrete schedule"):
         UniformIntegers().quantile(EVEN, Cosine())
+
+
+# -- importance -------------------------------------------------------------------------------------------------------
+
+
+@each_schedule
+@pytest.mark.parametrize("sigma_data", [0.05, 0.5, 20.0])
+def test_importance_has_the_density_that_it_says(sigma_data: float, schedule: Schedule) -> None:
+    # The share of λ = log snr above that of a time, by the trapezoid rule over α²σ_d²/(α²σ_d² + σ²), on 20 001 points.
+    law = Importance(sigma_data)
+    ends = [float(-2 * log_sigma(schedule, t).clamp(max=10.0)) for t in (schedule.t_max, schedule.t_min)]
+    log_snr = torch.linspace(*ends, 20_001, dtype=torch.float64)
+    level = schedule.at(schedule.time_of(log_snr))
+    signal = (level.alpha * sigma_data) ** 2
+    below = torch.cumulative_trapezoid(signal / (signal + level.sigma**2), log_snr)
+    assert law.norm(schedule) == pytest.approx(float(below[-1]), rel=1e-4)
+    times = schedule.time_of(log_snr[1:])
+    shares = 1 - below / below[-1]
+    # The time of a share, and the share of its time.
+    inner = (shares > 1e-3) & (shares < 1 - 1e-3)
+    found = -2 * log_sigma(schedule, law.quantile(shares[inner], schedule))
+    step = float(log_snr[1] - log_snr[0])
+    assert ((found - log_snr[1:][inner]).abs() < 5 * step).all()
+    assert (law.quantile(shares, schedule) - times).abs().max() < 1e-2 * (schedule.t_max - schedule.t_min)
+
+
+def test_importance_of_large_data_is_even_in_log_sigma() -> None:
+    # Where α σ_d is far above σ everywhere, each factor of noise costs alike.
+    schedule = EDM(0.01, 10.0)
+    assert torch.allclose(
+        Importance(1e4).quantile(EVEN, schedule).log(), LogUniform().quantile(EVEN, schedule).log(), atol=1e-5
+    )
+
+
+# -- one level --------------------------------------------------------------------------------------------------------
+
+
+@each_schedule
+def test_one_level_is_that_level_whatever_u_is(schedule: Schedule) -> None:
+    middle = (schedule.t_min + schedule.t_max) / 2
+    for t in (schedule.t_min, middle, schedule.t_max, 0.0):
+        assert torch.equal(Fixed(t).quantile(EVEN, schedule), torch.full_like(EVEN, t))
+    for t in (schedule.t_max * 1.01, -0.5, math.nan):
+        with pytest.raises(OptionError, match=rf"t = {t:g} is not in the schedule's range \[{schedule.t_min:g}, "):
+            Fixed(t).quantile(EVEN, schedule)
+
+
+def test_data_without_noise_have_one_time() -> None:
+    for law in (Fixed(), Uniform(), UniformIntegers()):
+        assert torch.equal(law.quantile(EVEN, Clean()), torch.zeros_like(EVEN))

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,10 +14,12 @@ from scorefield.errors import SamplingError
 from scorefield.exact import Empirical, Gaussian, GaussianMixture
 from scorefield.model import Denoiser
 from scorefield.noise import EDM, VE, VP, Discrete, Flow, Schedule, SubVP
+from scorefield.parametrization import Estimate
 from scorefield.randomness import Noise, Stream
 from scorefield.samplers.grids import karras
 from scorefield.samplers.loop import Predictor, sample
 from scorefield.samplers.predictors import Ancestral, Euler, Heun
+from scorefield.variational.step import StepVariance, fixed_large, fixed_small, learned_or_small
 
 Mixture = Callable[[Schedule], GaussianMixture]
 NONE = Noise(Stream(0, "none"), range(0), 0)
@@ -224,6 +227,104 @@ def test_any_share_of_noise_keeps_the_level(schedule: Schedule, eta: float, sigm
         Ancestral(1.0)(model, x0, t, s, None, Constant(1.0))[0] - Ancestral(1.0)(model, x0, t, s, None, Constant(0))[0]
     )
     assert torch.allclose(new, eta * full, rtol=1e-8, atol=1e-12)
+
+
+# -- the variance of a step -------------------------------------------------------------------------------------------
+
+
+class WithShare(Denoiser):
+    """A denoiser that learned a variance: the share is a function of t."""
+
+    def __init__(self, truth: Denoiser, share: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.truth, self.schedule, self.sigma_data, self.share = truth, truth.schedule, truth.sigma_data, share
+
+    def forward(self, x_t: Tensor, t: Tensor | float) -> Estimate:
+        estimate = self.truth(x_t, t)
+        return replace(estimate, variance_share=self.share(estimate.level.t).expand_as(x_t))
+
+
+def affine(predictor: Predictor, model: Denoiser, t: Tensor, s: Tensor) -> tuple[float, float]:
+    """What one step of a model of N(0, ·) multiplies x with, and how much noise it adds."""
+    zero, one = torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
+    kept = predictor(model, one, t, s, None, Constant(0.0))[0]
+    return float(kept), float(predictor(model, zero, t, s, None, Constant(1.0))[0])
+
+
+VARIANCES = {"beta tilde": (fixed_small, 0.0), "beta": (fixed_large, 1.0), "own": (learned_or_small, 0.3)}
+
+
+@pytest.mark.parametrize("name", VARIANCES)
+@pytest.mark.parametrize("sigmas", STEPS)
+def test_a_step_adds_the_variance_that_was_chosen_or_learned(
+    schedule: Schedule, sigmas: tuple[float, float], name: str
+) -> None:
+    # Nichol & Dhariwal 2021, Eq. 15: exp(share log β + (1 − share) log β̃), around the mean of DDPM's posterior.
+    choice, share = VARIANCES[name]
+    model, x0 = one_point(schedule)
+    t, s = (schedule.time_of_sigma(sigma) for sigma in sigmas)
+    x_t = schedule.add_noise(x0, t, torch.tensor([[1.3, -0.4]], dtype=torch.float64))
+    mean, variance = posterior(schedule, x_t, x0, t, s)
+    learner = WithShare(model, lambda t: torch.full_like(t, 0.3))
+    without = Ancestral(1.0, choice)(learner, x_t, t, s, None, Constant(0.0))[0]
+    coefficient = Ancestral(1.0, choice)(learner, x_t, t, s, None, Constant(1.0))[0] - without
+    assert torch.allclose(without, mean, rtol=1e-5, atol=1e-7)
+    assert torch.allclose(coefficient**2, beta(schedule, t, s) ** share * variance ** (1 - share), rtol=1e-5)
+    # η takes its share of that deviation; a model that learned nothing is given β̃.
+    half = Ancestral(0.5, choice)
+    less = half(learner, x_t, t, s, None, Constant(1.0))[0] - half(learner, x_t, t, s, None, Constant(0.0))[0]
+    assert torch.allclose(less, coefficient / 2, rtol=1e-8)
+    assert torch.equal(
+        *(p(model, x_t, t, s, None, Constant(1.0))[0] for p in (Ancestral(), Ancestral(1.0, fixed_small)))
+    )
+
+
+def end_variance(predictor: Predictor, model: Denoiser, start: float, grid: Tensor) -> float:
+    """The variance at the end of the walk of a model of N(0, ·), without a random number: each step is affine."""
+    variance = start
+    for t, s in itertools.pairwise(grid):
+        kept, added = affine(predictor, model, t, s)
+        variance = kept**2 * variance + added**2
+    return variance
+
+
+@pytest.mark.parametrize("variance", [fixed_small, fixed_large], ids=["small", "large"])
+def test_either_variance_reaches_the_data_as_steps_grow(schedule: Schedule, variance: StepVariance) -> None:
+    model = Gaussian(torch.zeros(1), torch.full((1, 1), 0.36, dtype=torch.float64), schedule)
+    high, low = (schedule.at(schedule.time_of_sigma(sigma)) for sigma in (10.0, 0.1))
+    errors = []
+    for steps in (100, 200, 400):
+        grid = between(schedule, 10.0, 0.1, steps + 1)
+        end = end_variance(Ancestral(1.0, variance), model, float(0.36 * high.alpha**2 + high.sigma**2), grid)
+        errors.append(abs(end / float(0.36 * low.alpha**2 + low.sigma**2) - 1))
+    assert [math.log2(a / b) for a, b in itertools.pairwise(errors)] == pytest.approx([1, 1], abs=0.2)
+
+
+def test_with_the_true_variance_three_steps_reach_a_gaussian(schedule: Schedule) -> None:
+    # x_s and x_t are jointly normal, so the step backwards is Gaussian however long it is.
+    truth = Gaussian(torch.zeros(1), torch.full((1, 1), 0.36, dtype=torch.float64), schedule)
+    grid = schedule.time_of_sigma(torch.tensor([10.0, 3.0, 0.8, 0.1], dtype=torch.float64))
+    widths = [float(0.36 * level.alpha**2 + level.sigma**2) for level in map(schedule.at, grid)]
+
+    def share(t: Tensor) -> Tensor:
+        place = int((grid - t).abs().argmin())
+        now, below = grid[place], grid[place + 1]
+        cut = Ancestral(1.0, fixed_small), Ancestral(1.0, fixed_large)
+        small, large = (affine(predictor, truth, now, below)[1] ** 2 for predictor in cut)
+        ratio = schedule.at(now).alpha / schedule.at(below).alpha
+        true = widths[place + 1] - (ratio * widths[place + 1]) ** 2 / widths[place]
+        return (true.log() - math.log(small)) / (math.log(large) - math.log(small)) * torch.ones_like(t)
+
+    assert end_variance(Ancestral(), WithShare(truth, share), widths[0], grid) == pytest.approx(widths[-1], rel=1e-9)
+    assert end_variance(Ancestral(), truth, widths[0], grid) != pytest.approx(widths[-1], rel=1e-2)
+
+
+def test_a_step_to_clean_data_adds_no_noise() -> None:
+    # Ho et al. 2020, Algorithm 2: z = 0 at t = 1, whatever the variance.
+    model, x0 = one_point(Discrete(betas=linear_betas(100, last=0.1)))
+    t, s = torch.tensor(1.0, dtype=torch.float64), torch.tensor(0.0, dtype=torch.float64)
+    for predictor in (Ancestral(), Ancestral(1.0, fixed_large)):
+        assert torch.allclose(predictor(model, x0 + 1, t, s, None, Constant(9.0))[0], x0)
 
 
 # -- equivalences -----------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from scorefield.cli.demo import demo
 from scorefield.cli.fit import fit
 from scorefield.cli.inspect import inspect
 from scorefield.cli.sample import sample
+from scorefield.cli.show import show
 from scorefield.errors import Interrupted, ScorefieldError
 
 
@@ -55,7 +56,7 @@ def program(
     """Learn the distribution of your data through its score; draw from it, condition on it."""
 
 
-for command in (demo, fit, sample, inspect):
+for command in (demo, fit, sample, inspect, show):
     app.command()(command)
 
 

@@ -49,7 +49,7 @@ class Console:
         self._close_line()
         print(text, file=sys.stderr, flush=True)
 
-    def step(self, step: Step, loss: float, rate: float, seconds_left: float) -> None:
+    def step(self, step: Step, loss: float, std_error: float, rate: float, seconds_left: float) -> None:
         """The line of progress: rewritten in place on a terminal, every ten seconds elsewhere."""
         now = time.monotonic()
         if not self._terminal and now - self._printed < _PLAIN_SECONDS and step.share < 1:
@@ -57,7 +57,7 @@ class Console:
         self._printed = now
         held_out = f", held-out {step.held_out.mean:.4f}" if step.held_out else ""
         text = (
-            f"{step.share:4.0%}  step {step.number}, loss {loss:.4f}{held_out}, {rate:.3g} steps/s, "
+            f"{step.share:4.0%}  step {step.number}, loss {loss:.4f} ± {std_error:.2g}{held_out}, {rate:.3g} steps/s, "
             f"{clock(step.seconds)} done, {clock(seconds_left)} left"
         )
         self.line(text)

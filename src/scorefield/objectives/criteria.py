@@ -2,21 +2,23 @@
 
     explicit score matching at x_t = α x0 + σ ε:   ‖s(x_t, t) − s*(x_t, t)‖²/D                   (1)
 
-Every criterion here has the expectation of (1), up to a number that no model can change, without knowing s*. So all have
-one gradient and one minimiser, the true score, and no factor between them: the papers' ½‖·‖² is multiplied by 2/D. Each
-can be written in any notation: an error in the score is converted by the squared ratio of two determinants
+Every criterion here has the expectation of (1), up to a number that no model can change, without knowing s*. So all
+have one gradient and one minimiser, the true score, and no factor between them: the papers' ½‖·‖² is multiplied by 2/D.
+Each can be written in any notation: an error in the score is converted by the squared ratio of two determinants
 (`parametrization`, Eq. 2).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch import Tensor
 
+from scorefield.errors import OptionError
 from scorefield.model import Denoiser, NetworkDenoiser, ScoreModel
-from scorefield.noise import NoiseLevel, mix
+from scorefield.noise import Clean, NoiseLevel, mix
+from scorefield.objectives.reference import posterior_mean
 from scorefield.parametrization import EPSILON, SCORE, Parametrization
 from scorefield.randomness import Noise
 
@@ -47,9 +49,15 @@ def noisy(model: ScoreModel, x0: Tensor, t: Tensor, noise: Noise) -> tuple[Tenso
 
 
 def converted(loss: Tensor, own: Parametrization, wanted: Parametrization, level: NoiseLevel) -> Tensor:
-    """A squared error (B,) in one notation as it is in another, (d_wanted/d_own)² times as large."""
+    """A squared error (B,) in one notation as it is in another, (d_wanted/d_own)² times as large.
+
+    Raises:
+        OptionError: for a model without noise, whose determinants are zero and infinite.
+    """
     if own == wanted:
         return loss
+    if isinstance(level.schedule, Clean):
+        raise OptionError(f"a model of data without noise has a loss in the score alone, not in {wanted.name}")
     ratio = wanted.determinant(level) / own.determinant(level)
     return loss * ratio.square().flatten().to(loss.dtype)
 
@@ -64,12 +72,27 @@ class Denoising:
 
     Args:
         parametrization: the notation y that the loss is written in.
+        reference: rows of a batch that stand together for the clean data of each (`reference`, Eq. 1): no other
+            minimiser and less variance; 1 compares each row with its own.
+
+    Raises:
+        OptionError: when called with a model whose schedule has no noise.
     """
 
     parametrization: Parametrization
+    reference: int = 1
 
     def __call__(self, model: ScoreModel, x0: Tensor, t: Tensor, noise: Noise) -> Tensor:
+        if isinstance(model.schedule, Clean):
+            raise OptionError(
+                "denoising compares with the noise of a level, and this model's schedule has none: "
+                "use KernelDenoising, Implicit or Sliced"
+            )
         x_t, epsilon, level = noisy(model, x0, t, noise)
+        if self.reference > 1:
+            condition = model.condition if isinstance(model, NetworkDenoiser) else None
+            x0 = posterior_mean(x_t, x0, level, condition, self.reference)
+            epsilon = mix(1 / level.sigma, x_t, -level.alpha / level.sigma, x0)
         if isinstance(model, NetworkDenoiser):
             own, output = model.parametrization, model.output(x_t, level)
         elif isinstance(model, Denoiser):
@@ -78,6 +101,10 @@ class Denoising:
             own, output = SCORE, model.score(x_t, t)
         squared = (output - own.of(x0, epsilon, level)).square().flatten(1).mean(1)
         return converted(squared, own, self.parametrization, level)
+
+    def alone(self) -> Denoising:
+        """The same where each row stands for its clean data alone."""
+        return replace(self, reference=1)
 
 
 @dataclass(frozen=True)
@@ -89,10 +116,20 @@ class Explicit:
     Args:
         truth: has the score that is learned, at the times of the model's own schedule.
         parametrization: the notation that the loss is written in.
+
+    Raises:
+        OptionError: for a truth without a score.
     """
 
     truth: ScoreModel
     parametrization: Parametrization = SCORE
+
+    def __post_init__(self) -> None:
+        if not callable(getattr(self.truth, "score", None)):
+            raise OptionError(
+                f"{type(self.truth).__name__} has no score(x, t), which explicit score matching learns: "
+                "where the truth is not known, use Implicit, Sliced or Denoising"
+            )
 
     def __call__(self, model: ScoreModel, x0: Tensor, t: Tensor, noise: Noise) -> Tensor:
         x_t, _, level = noisy(model, x0, t, noise)

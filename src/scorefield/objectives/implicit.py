@@ -5,7 +5,8 @@
     vᵀ ∇ₓs v = vᵀ(s(x + hv) − s(x − hv))/2h + O(h²)                                                         (3)
 
 (1) with the exact trace is implicit, with (2) sliced and with (3) finite-difference score matching. They hold at any
-noise level and without noise, where the score of the data themselves is learned.
+noise level and without noise, where the score of the data themselves is learned. Without noise a rich network finds no
+minimum on finitely many rows: it makes the trace at each as negative as it likes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scorefield.calculus import divergence, hutchinson_divergence
+from scorefield.calculus import Field, divergence, hutchinson_divergence
 from scorefield.errors import OptionError
 from scorefield.model import EnergyDenoiser, NetworkDenoiser, ScoreModel
 from scorefield.objectives.criteria import converted, noisy
@@ -28,8 +29,8 @@ class Implicit:
     """(2 tr ∇ₓs + ‖s‖²)/D with the exact trace (Hyvärinen 2005, "Estimation of non-normalized statistical models by
     score matching", Eq. 4).
 
-    A network that knows its own trace gives it (`networks.mlp.MLP.output_and_trace`); of any other it takes one backward
-    pass for each of the D numbers of a row.
+    A network that knows its own trace gives it (`networks.mlp.MLP.output_and_trace`); of any other it takes one
+    backward pass for each of the D numbers of a row.
 
     Args:
         parametrization: the notation that the loss is written in.
@@ -67,9 +68,10 @@ class Sliced:
     def __call__(self, model: ScoreModel, x0: Tensor, t: Tensor, noise: Noise) -> Tensor:
         x_t, _, level = noisy(model, x0, t, noise)
         v = probes(x_t, noise, self.probes, self.signs)
-        score, slopes = hutchinson_divergence(
-            lambda x: model.score(x, t), x_t, v, create_graph=torch.is_grad_enabled()
-        )
+        output, p, q = _affine(model, x_t, t)
+        y, slopes = hutchinson_divergence(output, x_t, v, create_graph=torch.is_grad_enabled())
+        score = p * x_t + q * y
+        slopes = p.flatten() * v.square().flatten(2).sum(2) + q.flatten() * slopes
         squared = score.square().flatten(1).sum(1)
         if not self.reduced_variance:
             squared = (v * score).flatten(2).sum(2).square().mean(0)
@@ -117,24 +119,42 @@ def _differences(model: ScoreModel, x: Tensor, t: Tensor, h: Tensor, v: Tensor) 
         step = h.flatten()
         middle, right, left = (model.energy(place, t) for place in (x, x + h * v, x - h * v))
         return -2 * (right + left - 2 * middle) / step**2 + ((right - left) / (2 * step)) ** 2
-    right, left = model.score(x + h * v, t), model.score(x - h * v, t)
+    right, left = _both_scores(model, x + h * v, x - h * v, t)
     slope = (v * (right - left) / (2 * h)).flatten(1).sum(1)
     # The mean of both squares is ‖s‖² to O(h²) too, and spares the evaluation in the middle.
     return 2 * slope + ((right.square() + left.square()) / 2).flatten(1).sum(1)
 
 
+def _both_scores(model: ScoreModel, x: Tensor, y: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """The scores at two places of each row, in one pass of a network without a condition, which belongs to its rows."""
+    if isinstance(model, NetworkDenoiser) and model.condition is None:
+        places = torch.cat((x, y))
+        output, p, q = _affine(model, places, torch.cat((t, t)))
+        right, left = (p * places + q * output(places)).chunk(2)
+        return right, left
+    return model.score(x, t), model.score(y, t)
+
+
 def score_and_trace(model: ScoreModel, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """The score (B, *shape) and its exact divergence (B,), in closed form where the network knows its trace."""
+    output, p, q = _affine(model, x, t)
     if has_closed_trace(model):
         assert isinstance(model, NetworkDenoiser)
         level = model.schedule.at(t, like=x)
-        u, c_noise = model.inputs(x, level)
-        output, trace = model.network.output_and_trace(u, c_noise, model.condition)  # type: ignore[operator]
+        y, trace = model.network.output_and_trace(*model.inputs(x, level), model.condition)  # type: ignore[operator]
+        trace = model.input_scale(level).flatten().to(x.dtype) * trace
+    else:
+        y, trace = divergence(output, x, create_graph=torch.is_grad_enabled())
+    return p * x + q * y, p.flatten() * _numbers(x) + q.flatten() * trace
+
+
+def _affine(model: ScoreModel, x: Tensor, t: Tensor) -> tuple[Field, Tensor, Tensor]:
+    """(y, p, q) with s(x) = p x + q y(x): y, a network's own output, is all of the score that needs a derivative."""
+    if isinstance(model, NetworkDenoiser):
+        level = model.schedule.at(t, like=x)
         p, q = model.parametrization.score_coefficients(level)
-        score = p.to(x.dtype) * x + q.to(x.dtype) * output
-        slope = (q * model.input_scale(level)).flatten().to(x.dtype) * trace
-        return score, p.flatten().to(x.dtype) * _numbers(x) + slope
-    return divergence(lambda y: model.score(y, t), x, create_graph=torch.is_grad_enabled())
+        return lambda place: model.output(place, level), p.to(x.dtype), q.to(x.dtype)
+    return lambda place: model.score(place, t), x.new_zeros(()), x.new_ones(())
 
 
 def has_closed_trace(model: ScoreModel) -> bool:

@@ -70,18 +70,17 @@ class GaussianKernel:
 
     def __init__(self, covariance: Tensor | float) -> None:
         sigma = torch.as_tensor(covariance, dtype=torch.float64)
-        if sigma.ndim < 2:
-            definite = bool((sigma > 0).all() and sigma.isfinite().all())
-            root, precision = sigma.sqrt(), 1 / sigma
-        else:
-            root, failed = torch.linalg.cholesky_ex(sigma)
-            definite = not failed and torch.allclose(sigma, sigma.mT)
-            precision = torch.cholesky_inverse(root)
-        if not definite:
+        if sigma.ndim > 2 or sigma.shape[:-1] not in ((), sigma.shape[-1:]) or not sigma.numel():
+            raise OptionError(f"a covariance has shape (), (D,) or (D, D), got {tuple(sigma.shape)}")
+        if not _definite(sigma):
             raise OptionError(
                 "this covariance is not symmetric and positive definite: the kernel has no density in some direction"
             )
-        self.root, self.precision = root, precision
+        if sigma.ndim < 2:
+            self.root, self.precision = sigma.sqrt(), 1 / sigma
+        else:
+            self.root = torch.linalg.cholesky(sigma)
+            self.precision = torch.cholesky_inverse(self.root)
 
     def corrupt(self, x: Tensor, noise: Noise) -> Tensor:
         """As `NoiseKernel`."""
@@ -90,6 +89,17 @@ class GaussianKernel:
     def score(self, x_noisy: Tensor, x: Tensor) -> Tensor:
         """As `NoiseKernel`."""
         return -_times(self.precision, x_noisy - x)
+
+
+def _definite(sigma: Tensor) -> bool:
+    """Whether a finite covariance, full or diagonal, has width in every direction."""
+    if not sigma.isfinite().all():
+        return False
+    if sigma.ndim < 2:
+        return bool((sigma > 0).all())
+    widths = torch.linalg.eigvalsh(sigma)
+    # Where there is no width at all, the smallest is some rounding of zero.
+    return torch.allclose(sigma, sigma.mT) and bool(widths[0] > len(widths) * 2.0**-52 * widths[-1])
 
 
 def _times(matrix: Tensor, x: Tensor) -> Tensor:
@@ -145,7 +155,8 @@ class StudentKernel:
         # and independent of their direction.
         a, b = noise.like(x), noise.like(x, draw=1)
         squared = a.square() + b.square()
-        radius = (self.degrees * torch.expm1(squared / self.degrees)).sqrt()
+        # √(ν(e^{r²/ν} − 1)), written so that its square, which overflows first, is not needed.
+        radius = torch.exp(squared / (2 * self.degrees)) * (-self.degrees * torch.expm1(-squared / self.degrees)).sqrt()
         return x + self.scale * radius * a / squared.sqrt()
 
     def score(self, x_noisy: Tensor, x: Tensor) -> Tensor:

@@ -5,13 +5,13 @@ L = E_t E_{x0, ε} w(t) · criterion(model, x0, t, ε)                          
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from scorefield.model import ScoreModel
-from scorefield.objectives.criteria import Criterion
+from scorefield.objectives.criteria import Criterion, Denoising
 from scorefield.objectives.times import TimeLaw
 from scorefield.objectives.weights import Weight
 from scorefield.randomness import Noise
@@ -50,14 +50,22 @@ class ScoreMatching:
         weight = self.weight(model.schedule.at(t)).to(device=x0.device, dtype=x0.dtype)
         return weight * self.criterion(model, x0, t, noise)
 
+    def alone(self) -> ScoreMatching:
+        """The same with each row's loss its own, and not of the rows of its reference batch."""
+        return replace(self, criterion=self.criterion.alone()) if isinstance(self.criterion, Denoising) else self
 
-def stratified(u: Tensor) -> Tensor:
-    """Spread uniforms over equal strata, row i in [i/B, (i + 1)/B): unbiased over the batch, with less variance.
+
+def stratified(u: Tensor, pairs: int = 0) -> Tensor:
+    """Spread uniforms over strata, row i in the i-th: unbiased over the batch, with less variance.
 
     Kingma et al. 2021, §I.1, arXiv:2107.00630, use the related grid with one common shift.
 
     Args:
-        u: (B,) in (0, 1).
+        u: (n,) in (0, 1).
+        pairs: the first so many stand for two rows each, and have a stratum twice as wide.
     """
     rows = torch.arange(len(u), dtype=u.dtype, device=u.device)
-    return (rows + u) / len(u)
+    if not pairs:
+        return (rows + u) / len(u)
+    wide = rows < pairs
+    return torch.where(wide, 2 * (rows + u), rows + u + pairs) / (len(u) + pairs)

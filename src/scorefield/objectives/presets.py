@@ -7,9 +7,21 @@ from scorefield.objectives.criteria import Denoising, Explicit
 from scorefield.objectives.implicit import FiniteDifference, Implicit, Sliced
 from scorefield.objectives.kernels import GaussianKernel, KernelDenoising, NoiseKernel
 from scorefield.objectives.matching import ScoreMatching
-from scorefield.objectives.times import Fixed, Importance, LogNormal, LogUniform, TimeLaw, Uniform, UniformIntegers
+from scorefield.objectives.times import (
+    Fixed,
+    Importance,
+    ImportantLevels,
+    LogNormal,
+    LogUniform,
+    TimeLaw,
+    Uniform,
+    UniformIntegers,
+)
+from scorefield.objectives.variational import Hybrid, VariationalBound
 from scorefield.objectives.weights import diffusion_squared, half_snr_slope, one, sigma_squared
 from scorefield.parametrization import EPSILON, SCORE, VELOCITY, V, edm_f
+from scorefield.variational.bins import Bins
+from scorefield.variational.step import fixed_small
 
 NOISELESS = Fixed(0.0)
 
@@ -124,3 +136,33 @@ def flow_matching_logit_normal(mean: float = 0.0, std: float = 1.0) -> ScoreMatc
 def v_prediction() -> ScoreMatching:
     """Denoising in v (Salimans & Ho 2022, §4, arXiv:2202.00512)."""
     return ScoreMatching(Uniform(), Denoising(V), one)
+
+
+def ddpm_vlb(bins: Bins | None = None) -> ScoreMatching:
+    """DDPM's variational bound with v = β̃, in nats for each dimension (Ho et al. 2020, Eq. 5, arXiv:2006.11239).
+
+    Args:
+        bins: of integers; None where data are continuous.
+    """
+    return ScoreMatching(UniformIntegers(), VariationalBound(fixed_small, bins), one)
+
+
+def ddpm_vlb_importance(sigma_data: float, bins: Bins | None = None) -> ScoreMatching:
+    """The same in expectation, with levels drawn as often as they matter (`times.ImportantLevels`).
+
+    Args:
+        sigma_data: standard deviation of the data.
+        bins: of integers; None where data are continuous.
+    """
+    law = ImportantLevels(sigma_data)
+    return ScoreMatching(law, VariationalBound(fixed_small, bins), law.weight)
+
+
+def ddpm_hybrid(scale: float = 0.001, bins: Bins | None = None) -> ScoreMatching:
+    """L_simple + scale·L_vlb, for models with a learned variance (Nichol & Dhariwal 2021, Eq. 16, arXiv:2102.09672).
+
+    Args:
+        scale: their λ.
+        bins: of integers; None where data are continuous.
+    """
+    return ScoreMatching(UniformIntegers(), Hybrid(scale, bins), one)

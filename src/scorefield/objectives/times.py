@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from scorefield.errors import OptionError
-from scorefield.noise import Schedule
+from scorefield.noise import Discrete, NoiseLevel, Schedule
 
 
 class TimeLaw(Protocol):
@@ -103,8 +103,8 @@ class Importance:
     """The law of t that maximum likelihood asks for: density of λ = log snr proportional to α²σ_d²/(α²σ_d² + σ²).
 
     That is what the bound on the likelihood costs at each λ where data are Gaussian: ½‖ε − ε̂‖² at its least. Drawn
-    so, the loss in F has the expectation of the g²-weighted loss in the score, but for the factor 2/`norm`, and for
-    Gaussian data a fresh network has the same expected loss at every t.
+    so, the loss in F has the expectation of the g²-weighted loss in the score under `Uniform`, but for the factor
+    (t_max − t_min)/`norm`, and for Gaussian data a fresh network has the same expected loss at every t.
 
     Args:
         sigma_data: σ_d, standard deviation of the data.
@@ -143,3 +143,43 @@ def _log_sigma_range(schedule: Schedule) -> tuple[Tensor, Tensor]:
     """log σ/α at t_min and t_max; a schedule that ends without any data is cut at σ/α = e¹⁰."""
     low, high = (-schedule.at(t).log_snr / 2 for t in (schedule.t_min, schedule.t_max))
     return low, high.clamp(max=10.0) if high.isinf() else high
+
+
+@dataclass(frozen=True)
+class ImportantLevels:
+    """Levels of a `Discrete` schedule, drawn as often as they matter to DDPM's bound where data are Gaussian.
+
+        cost_t = ½(h_{t−1} − h_t)/(1 + h_t),   h = snr σ_data²                                               (1)
+
+    is L_{t−1} at its least with v = β̃; level 1, the decoder's, counts ½, the part of L_0 that a model can change. A
+    tenth of all draws is uniform, so that no level is rarer than 0.1/T. It stands for uniform levels with `weight`: the
+    mean of weight·loss is the mean loss over all levels. Drawing levels by what they cost is from Nichol & Dhariwal
+    2021, §3.3, arXiv:2102.09672; theirs remembers the losses seen, this one is a function of the schedule.
+
+    Args:
+        sigma_data: standard deviation of the data.
+    """
+
+    sigma_data: float
+
+    def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
+        below = self.probabilities(schedule).cumsum(0)[:-1].to(u.device)
+        return 1 + torch.searchsorted(below, u, right=True).to(u.dtype)
+
+    def probabilities(self, schedule: Schedule) -> Tensor:
+        """Of the levels 1 … T, (T,) float64."""
+        return _important_levels(self, schedule)
+
+    def weight(self, level: NoiseLevel) -> Tensor:
+        """1/(T p_t), shaped like the level: the weight of `ScoreMatching` with this law."""
+        p = self.probabilities(level.schedule).to(level.t.device)
+        return 1 / (len(p) * p[level.t.round().long() - 1])
+
+
+@lru_cache
+def _important_levels(law: ImportantLevels, schedule: Schedule) -> Tensor:
+    if not isinstance(schedule, Discrete):
+        raise OptionError(f"ImportantLevels are those of a Discrete schedule, got {type(schedule).__name__}")
+    h = schedule.at(torch.arange(1, schedule.t_max + 1, dtype=torch.float64)).snr * law.sigma_data**2
+    cost = torch.cat((torch.ones(1, dtype=torch.float64), (h[:-1] - h[1:]) / (1 + h[1:]))) / 2
+    return 0.9 * cost / cost.sum() + 0.1 / len(h)

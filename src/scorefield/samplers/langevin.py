@@ -1,19 +1,25 @@
-"""Langevin dynamics at a noise level, and the step size that NCSNv2 derives for it.
+"""Langevin dynamics at a noise level, its exact form by Metropolis' rule, and the step size that NCSNv2 derives.
 
     x ← x + (ε/2) ∇log p_t(x) + √ε z,   ε = size · σ_t²                                   (1)
 
-which leaves p_t as it is in the limit of small steps (Song & Ermon 2019, Algorithm 1, arXiv:1907.05600).
+which leaves p_t as it is in the limit of small steps (Song & Ermon 2019, Algorithm 1, arXiv:1907.05600). With an energy
+a move from x to y can be refused, and then steps of any size leave e^{−E} as it is:
+
+    accept with probability min(1, e^{E(x) − E(y)} q(x | y)/q(y | x)),   q(y | x) the density of (1)       (2)
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from scorefield.errors import SamplingError
-from scorefield.model import Denoiser
+from scorefield.energies import EnergyModel
+from scorefield.errors import OptionError, SamplingError
+from scorefield.model import ScoreModel
 from scorefield.randomness import Noise
 
 
@@ -33,11 +39,65 @@ class Langevin:
         if self.steps < 1 or not 0 < self.size < 4:
             raise SamplingError(f"Langevin needs steps ≥ 1 and 0 < size < 4, got {self.steps} and {self.size}")
 
-    def __call__(self, model: Denoiser, x: Tensor, t: Tensor, noise: Noise) -> Tensor:
+    def __call__(self, model: ScoreModel, x: Tensor, t: Tensor, noise: Noise) -> Tensor:
         step = (self.size * model.schedule.at(t, like=x).sigma ** 2).to(x.dtype)
         for move in range(self.steps):
             x = x + step / 2 * model.score(x, t) + step.sqrt() * noise.like(x, draw=move)
         return x
+
+
+@dataclass(frozen=True)
+class MetropolisLangevin:
+    """A corrector that leaves e^{−E(x, t)} exactly as it is: `steps` proposals by (1), each accepted row by row by (2).
+
+    Known as MALA, the Metropolis-adjusted Langevin algorithm (Roberts & Tweedie 1996, "Exponential convergence of
+    Langevin distributions and their discrete approximations"). A value of E that is not finite is never accepted.
+
+    Args:
+        steps: number of proposals.
+        size: ε/σ²; larger ones go further and are refused more often.
+    """
+
+    steps: int = 1
+    size: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not 0 < self.size < math.inf:
+            raise SamplingError(f"MetropolisLangevin needs steps ≥ 1 and size > 0, got {self.steps} and {self.size}")
+
+    def __call__(self, model: ScoreModel, x: Tensor, t: Tensor, noise: Noise) -> Tensor:
+        if not callable(getattr(model, "energy", None)):
+            raise OptionError(f"MetropolisLangevin needs a model with an energy, {type(model).__name__} has none")
+        return self.walk(cast(EnergyModel, model), x, t, noise)[0]
+
+    def walk(self, model: EnergyModel, x: Tensor, t: Tensor, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
+        """The moves, with what they have found on the way.
+
+        Args:
+            model: has an energy and its score.
+            x: (B, *shape).
+            t: () or (B,).
+            noise: draws 2k are the normals of proposal k, draws 2k + 1 decide on it.
+
+        Returns:
+            x after the moves (B, *shape), its energy (B,), and the share of proposals that were accepted (B,).
+        """
+        step = (self.size * model.schedule.at(t, like=x).sigma ** 2).to(x.dtype)
+        energy, drift = model.energy(x, t), step / 2 * model.score(x, t)
+        accepted = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        for move in range(self.steps):
+            z = noise.like(x, draw=2 * move)
+            y = x + drift + step.sqrt() * z
+            energy_y, drift_y = model.energy(y, t), step / 2 * model.score(y, t)
+            back = (x - y - drift_y).square() / step
+            log_ratio = energy - energy_y + (z.square() - back).flatten(1).sum(1) / 2
+            u = noise.stream.uniform(noise.rows, step=noise.step, draw=2 * move + 1, device=x.device)
+            taken = (u.log() < log_ratio.double()) & energy_y.isfinite()
+            accepted += taken
+            energy = torch.where(taken, energy_y, energy)
+            shaped = taken.reshape(-1, *[1] * (x.ndim - 1))
+            x, drift = torch.where(shaped, y, x), torch.where(shaped, drift_y, drift)
+        return x, energy, accepted / self.steps
 
 
 def ncsnv2_size(ratio: float, steps: int) -> float:

@@ -14,6 +14,8 @@ from scorefield.samplers.langevin import Langevin, ncsnv2_size
 from scorefield.samplers.loop import Corrector, OnStep, Predictor, sample
 from scorefield.samplers.predictors import Ancestral, Euler, Heun
 
+MOVES = 5  # Langevin moves at a level, as NCSNv2 has them for images
+
 
 @dataclass(frozen=True)
 class Sampler:
@@ -79,17 +81,18 @@ def heun(steps: int = 18) -> Sampler:
     return Sampler("heun", steps, grids.karras, Heun())
 
 
-def annealed_langevin(steps: int = 100, moves: int = 5) -> Sampler:
-    """Annealed Langevin dynamics with NCSNv2's step size (Song & Ermon 2020, Algorithm 1, arXiv:2006.09011).
+def annealed_langevin(steps: int = 100, moves: int = MOVES, size: float | None = None) -> Sampler:
+    """Annealed Langevin dynamics (Song & Ermon 2019, Algorithm 1, arXiv:1907.05600), and NCSNv2's way to its step.
 
     Args:
         steps: number of levels.
         moves: T, Langevin moves at each.
+        size: ε/σ² of a move; None takes NCSNv2's for the ratio of the levels (`langevin.ncsnv2_size`).
     """
 
     def corrector(sigmas: Tensor) -> Corrector:
         ratio = float(sigmas[0] / sigmas[-1]) ** (1 / (len(sigmas) - 1))
-        return Langevin(moves, ncsnv2_size(ratio, moves))
+        return Langevin(moves, ncsnv2_size(ratio, moves) if size is None else size)
 
     return Sampler("langevin", steps, grids.geometric, None, corrector)
 

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from scorefield.errors import TrainingError
 from scorefield.model import Denoiser
-from scorefield.objectives.matching import ScoreMatching, stratified
-from scorefield.randomness import Noise, Stream
+from scorefield.objectives.matching import ScoreMatching
 from scorefield.training.averages import PowerAverage
+from scorefield.training.draws import Draw, Draws
 from scorefield.training.held_out import HeldOut, HeldOutLoss
 from scorefield.training.optimiser import Optimiser
-from scorefield.training.rows import Order, Rows
+from scorefield.training.rows import Rows
 from scorefield.training.settings import TrainingSettings
 from scorefield.training.threads import Threads
 
@@ -33,6 +33,7 @@ class Step:
     Args:
         number: counted from 1.
         loss: mean over the batch, ().
+        std_error: of that mean, as if the rows' times were drawn freely; strata make it smaller, ().
         gradient_norm: before clipping, ().
         learning_rate: used.
         share: of training that is done, in [0, 1].
@@ -42,6 +43,7 @@ class Step:
 
     number: int
     loss: Tensor
+    std_error: Tensor
     gradient_norm: Tensor
     learning_rate: float
     share: float
@@ -80,9 +82,8 @@ class Trainer:
         self.average = PowerAverage(model, settings.average)
         self._parameters = list(model.parameters())
         self.device = self._parameters[0].device
-        self._held_out = HeldOut(held_out, objective, seed) if len(held_out) else None
-        self._order = Order(len(rows), self.batch, seed)
-        self._noise, self._times = Stream(seed, "training noise"), Stream(seed, "training times")
+        self._held_out = HeldOut(held_out, objective.alone(), seed) if len(held_out) else None
+        self._draws = Draws(len(rows), self.batch, seed, settings.antithetic is True, self.device)
         self._optimiser = Optimiser(model, muon=settings.optimiser == "muon", beta2=settings.beta2)
         self.number = 0
         self.seconds = 0.0
@@ -116,13 +117,14 @@ class Trainer:
             if threads is not None:
                 threads.before_step()
             start = time.perf_counter()
-            loss, norm, rate = self._update()
+            losses, norm, rate = self._update()
             taken = time.perf_counter() - start
             self.seconds += taken
             if threads is not None:
                 threads.after_step(taken)
             held_out = self._evaluate()  # takes seconds too, which may end the budget
-            yield Step(self.number, loss, norm, rate, self.share(), self.seconds, held_out)
+            error = losses.std(correction=0) / len(losses) ** 0.5
+            yield Step(self.number, losses.mean(), error, norm, rate, self.share(), self.seconds, held_out)
 
     def best(self) -> Denoiser:
         """The averaged model as it is now, or at its best held-out loss if that has risen since, beyond chance.
@@ -144,23 +146,22 @@ class Trainer:
 
     def _update(self) -> tuple[Tensor, Tensor, float]:
         rate = self._rate()
-        x0, condition = self.rows.take(self.rows.numbers[self._order.at(self.number)])
-        noise = Noise(self._noise, range(len(x0)), self.number)
-        u = stratified(self._times.uniform(len(x0), step=self.number, device=self.device))
+        drawn = self._draws.at(self.number)
+        x0, condition = self.rows.take(self.rows.numbers[drawn.rows])
         model = self.model if condition is None else self.model.given(condition)
         self._optimiser.zero_grad()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
-            losses = self.objective(model, x0, noise, u)
+            losses = self.objective(model, x0, drawn.noise, drawn.u)
         # Outside autocast, which has no part in the backward pass.
         loss = losses.mean()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.settings.clip, foreach=True)
         if self.device.type == "cpu" or self.number % _CHECK_EVERY == 0:
-            self._check_finite(loss, norm, losses, u)
+            self._check_finite(loss, norm, losses, drawn)
         self._optimiser.step(rate)
         self.number += 1
         self.average.update(self.model, self.number)
-        return loss.detach(), norm.detach(), rate
+        return losses.detach(), norm.detach(), rate
 
     def _rate(self) -> float:
         """The learning rate: up over the first share, down to zero over the last."""
@@ -191,15 +192,12 @@ class Trainer:
         self.seconds += time.perf_counter() - start
         return loss
 
-    def _check_finite(self, loss: Tensor, norm: Tensor, losses: Tensor, u: Tensor) -> None:
+    def _check_finite(self, loss: Tensor, norm: Tensor, losses: Tensor, drawn: Draw) -> None:
         if loss.isfinite() and norm.isfinite():
             return
-        rows = self._order.at(self.number)
+        times = self.objective.times.quantile(drawn.u, self.model.schedule)
         bad = (~losses.isfinite()).nonzero().flatten().tolist()[:5]
-        where = [
-            (int(self.rows.numbers[rows[i]]), float(self.objective.times.quantile(u, self.model.schedule)[i]))
-            for i in bad
-        ]
+        where = [(int(self.rows.numbers[drawn.rows[i]]), float(times[i])) for i in bad]
         raise TrainingError(
             f"step {self.number + 1}: loss {loss.item():g}, gradient norm {norm.item():g}; "
             f"(row, t) of losses that are not finite: {where or 'none, the gradient alone'}; "

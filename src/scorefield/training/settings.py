@@ -23,6 +23,9 @@ class TrainingSettings(BaseModel):
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
     average: float = Field(0.05, ge=0, le=0.5, description="averages of weights look back over this share of training")
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of the network's products")
+    antithetic: bool | Literal["auto"] = Field(
+        "auto", description="whether rows with little noise come in pairs with ε and −ε; auto: where it helps"
+    )
     held_out: float = Field(0.1, ge=0, lt=1, description="share of the rows kept for the held-out loss, at most 2000")
     patience: int = Field(5, ge=1, description="evaluations with a risen held-out loss after which training stops")
 
