@@ -212,3 +212,21 @@ def test_the_decoder_follows_the_data() -> None:
     assert integers.objective.variance == "learned"  # which is what the hybrid loss is for
     continuous, _ = resolve(recipe, facts((5,)))
     assert (continuous.objective.decoder, continuous.objective.bin_width) == ("gaussian", None)
+
+
+def test_variance_is_reduced_where_it_pays() -> None:
+    def chosen(name: str, shape: tuple[int, ...], *settings: str) -> tuple[int | None, object]:
+        complete, said = resolve(override(PRESETS[name](), list(settings)), facts(shape, rows=50_000))
+        assert sum(sentence.startswith("variance:") for sentence in said) == 1
+        return complete.objective.reference, complete.training.antithetic
+
+    assert chosen("auto", (2,)) == (256, True)
+    assert chosen("auto", (2,), "training.batch=100") == (50, True)
+    assert chosen("auto", (2,), "training.batch=1") == (1, True)
+    assert chosen("auto", (16,)) == (256, True)
+    assert chosen("auto", (17,)) == (1, True)
+    assert chosen("auto", (1, 8, 8)) == (32, True)
+    # Directions and traces have a variance of their own, which pairs make larger.
+    assert chosen("sliced", (2,)) == chosen("implicit", (2,)) == (1, False)
+    assert chosen("ddpm_vlb", (2,)) == (1, True)
+    assert chosen("auto", (2,), "training.antithetic=false", "objective.reference=8") == (8, False)

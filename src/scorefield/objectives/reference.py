@@ -7,7 +7,7 @@ Of the rows x_1 … x_n of a reference batch, one of which x_t was made from,
 has the mean E[x0 given x_t] of the one row, whatever n, and less variance (the stable target field of Xu et al. 2023,
 arXiv:2302.00670). For given x_t and the rows in any order, w_j is the probability that x_t came from the j-th; so (1)
 is the mean of x0 given x_t and the batch, and the mean of that over batches is E[x0 given x_t]. It holds because x_t's
-own row is among them, and as long as no row is there twice.
+own row is among them, and as long as no row is there twice; at the seam of two passes over few rows one may be.
 """
 
 from __future__ import annotations
