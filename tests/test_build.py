@@ -15,6 +15,8 @@ from scorefield.overrides import override
 from scorefield.randomness import Noise, Stream
 from scorefield.recipes import PRESETS, Recipe, plain
 from scorefield.resolve import DataFacts, resolve
+from scorefield.samplers.predictors import Ancestral
+from scorefield.variational.step import fixed_large, learned_or_small
 
 SHAPES = {"table": (3,), "image": (1, 8, 8)}
 SCHEDULES = ("edm", "ve", "vp", "subvp", "cosine", "flow", "ddpm", "ncsn")
@@ -204,3 +206,12 @@ def test_annealed_langevin_steps_by_the_ratio_of_its_own_levels() -> None:
     far = sampler.corrector(torch.logspace(3, 0, 20))
     # More noise to lose at each level takes larger steps.
     assert far.size > near.size  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["ddpm", "ancestral"])
+def test_the_variance_that_was_trained_is_the_one_added(name: str) -> None:
+    settings = ["objective.criterion=variational", "noise.schedule=ddpm", "objective.times=levels"]
+    for variance, expected in (("beta", fixed_large), ("posterior", learned_or_small), ("learned", learned_or_small)):
+        recipe = complete(Recipe(), (3,), [*settings, f"objective.variance={variance}"])
+        assert build_sampler(recipe, name).predictor == Ancestral(1.0, expected)
+    assert build_sampler(recipe, "ddim").predictor == Ancestral(0.0)

@@ -427,3 +427,29 @@ def test_an_unconditional_model_refuses_every_condition() -> None:
 def test_a_denoiser_without_a_forward_says_so() -> None:
     with pytest.raises(NotImplementedError):
         Denoiser()(torch.zeros(1, 2), 0.5)
+
+
+@pytest.mark.parametrize("schedule", [EDM(0.01, 10.0), VP(), Flow()])
+@pytest.mark.parametrize("kind", [NetworkDenoiser, EnergyDenoiser])
+def test_a_level_without_noise_is_refused_by_a_network_that_is_told_levels(
+    kind: type[NetworkDenoiser], schedule: Schedule
+) -> None:
+    model = kind(Small(2), schedule, edm_f(1.0), 1.0)
+    with pytest.raises(OptionError, match=r"knows levels with noise only.*DataScore"):
+        model.score(normals(3, 2), torch.zeros(3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("notation", [VELOCITY, X0, V])
+def test_a_flow_can_be_asked_where_it_begins(notation: Parametrization) -> None:
+    # At t = 1 there is no data left, α = 0; just below, the model says nearly the same.
+    model = NetworkDenoiser(Small(2), Flow(), notation, 1.0)
+    end, near = (model(normals(3, 2), t).x0 for t in (1.0, 1 - 1e-9))
+    assert end.isfinite().all()
+    assert torch.allclose(end, near, rtol=1e-4)
+
+
+def test_an_energy_answers_in_inference_mode_too() -> None:
+    model = EnergyDenoiser(Small(2), VP(), edm_f(1.0), 1.0)
+    expected = model.score(normals(3, 2), 0.5).detach()
+    with torch.inference_mode():
+        assert torch.equal(model.score(normals(3, 2), 0.5), expected)

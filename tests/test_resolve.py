@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -205,11 +206,14 @@ def test_a_trace_known_in_closed_form_is_not_refused() -> None:
 def test_the_decoder_follows_the_data() -> None:
     step = 0.25
     x = (Stream(0, "test").normal(40, (5,)) / step).round() * step
-    whole = DataFacts((5,), 300, measure_noise_range(x, resolution=step), torch.device("cpu"))
+    whole = DataFacts((5,), 300, measure_noise_range(x, resolution=step), torch.device("cpu"), (step,) * 5)
     recipe = override(Recipe(), ["objective.criterion=hybrid", "noise.schedule=ddpm"])
     integers, _ = resolve(recipe, whole)
     assert (integers.objective.decoder, integers.objective.bin_width) == ("discretised", step)
     assert integers.objective.variance == "learned"  # which is what the hybrid loss is for
+    steps = (0.25, 0.5, 0.25, 0.25, 1.0)
+    uneven, _ = resolve(recipe, replace(whole, steps=steps))
+    assert (uneven.objective.decoder, uneven.objective.bin_width) == ("discretised", steps)
     continuous, _ = resolve(recipe, facts((5,)))
     assert (continuous.objective.decoder, continuous.objective.bin_width) == ("gaussian", None)
 
@@ -222,7 +226,7 @@ def test_variance_is_reduced_where_it_pays() -> None:
 
     assert chosen("auto", (2,)) == (256, True)
     assert chosen("auto", (2,), "training.batch=100") == (50, True)
-    assert chosen("auto", (2,), "training.batch=1") == (1, True)
+    assert chosen("auto", (2,), "training.batch=1") == (1, False)
     assert chosen("auto", (16,)) == (256, True)
     assert chosen("auto", (17,)) == (1, True)
     assert chosen("auto", (1, 8, 8)) == (32, True)
@@ -230,3 +234,4 @@ def test_variance_is_reduced_where_it_pays() -> None:
     assert chosen("sliced", (2,)) == chosen("implicit", (2,)) == (1, False)
     assert chosen("ddpm_vlb", (2,)) == (1, True)
     assert chosen("auto", (2,), "training.antithetic=false", "objective.reference=8") == (8, False)
+    assert chosen("auto", (2,), "training.antithetic=false", "training.batch=64") == (64, False)

@@ -149,7 +149,7 @@ def plan(
         the complete recipe, and the sentences that `fit` would say.
 
     Raises:
-        DataError, OptionError: for whatever `fit` would refuse before training.
+        DataError, OptionError: for whatever `fit` would refuse in data and recipe before training.
     """
     place = pick_device(device)
     taken = read(data, columns=columns_to_read(columns, condition), on_bad=on_bad)
@@ -182,7 +182,8 @@ def _prepare(
     noise_range = measure_noise_range(
         features.measured_rows(data, seed), resolution=features.codec.resolution, seed=seed, rows=len(data)
     )
-    complete, choices = resolve(recipe, DataFacts(features.codec.shape, len(data), noise_range, device))
+    facts = DataFacts(features.codec.shape, len(data), noise_range, device, features.codec.steps)
+    complete, choices = resolve(recipe, facts)
     return noise_range, complete, [noise_range.reason, *choices]
 
 

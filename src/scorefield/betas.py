@@ -22,7 +22,7 @@ def linear_betas_between(low: float, high: float, steps: int) -> tuple[float, ..
         steps: number of levels.
 
     Raises:
-        OptionError: when the levels are too few to reach from one to the other.
+        OptionError: when the levels are too few to reach from one to the other, or so many that βs would have to fall.
     """
     first, total = low**2 / (1 + low**2), math.log1p(high**2)
 
@@ -32,7 +32,8 @@ def linear_betas_between(low: float, high: float, steps: int) -> tuple[float, ..
 
     smallest, largest = 0.0, 1 - 1e-9
     if steps < 2 or excess(first) > 0 or excess(largest) < 0:
-        raise OptionError(f"no linear table of {steps} levels leads from σ/α = {low:g} to {high:g}")
+        hint = f": take {int(total / math.log1p(low**2))} at most" if steps >= 2 and excess(first) > 0 else ""
+        raise OptionError(f"no linear table of {steps} levels leads from σ/α = {low:g} to {high:g}{hint}")
     for _ in range(80):
         middle = (smallest + largest) / 2
         smallest, largest = (smallest, middle) if excess(middle) > 0 else (middle, largest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -26,6 +27,7 @@ from scorefield.objectives.weights import WEIGHTS
 from scorefield.parametrization import EPSILON, SCORE, VELOCITY, X0, Parametrization, V, edm_f
 from scorefield.recipes import NetworkSettings, NoiseSettings, Notation, ObjectiveSettings, Recipe, SamplerSettings
 from scorefield.samplers.langevin import Langevin
+from scorefield.samplers.predictors import Ancestral
 from scorefield.samplers.presets import MOVES, SAMPLERS, Sampler, annealed_langevin
 from scorefield.variational.bins import Bins
 from scorefield.variational.step import fixed_large, fixed_small, learned
@@ -33,6 +35,7 @@ from scorefield.variational.step import fixed_large, fixed_small, learned
 T = TypeVar("T")
 
 _BOUNDS = ("variational", "hybrid")
+_LEVELS = ("levels", "important_levels")
 _VARIANCES = {"posterior": fixed_small, "beta": fixed_large, "learned": learned}
 
 
@@ -120,10 +123,15 @@ def build_objective(recipe: Recipe) -> ScoreMatching:
     settings = recipe.objective
     sigma_data = _known(recipe.noise.sigma_data)
     weight = _named(WEIGHTS, settings.weight, "objective.weight")
-    if settings.times in ("levels", "important_levels") and recipe.noise.schedule not in ("ddpm", "ncsn"):
+    if settings.times in _LEVELS and recipe.noise.schedule not in ("ddpm", "ncsn"):
         raise OptionError(
             f"objective.times={settings.times} needs noise.schedule ddpm or ncsn, which have levels, "
             f"not {recipe.noise.schedule}"
+        )
+    if settings.criterion in _BOUNDS and settings.times not in _LEVELS:
+        raise OptionError(
+            f"objective.criterion={settings.criterion} is of whole levels: objective.times={settings.times} should be "
+            f"{' or '.join(_LEVELS)}"
         )
     criterion = _criterion(recipe, _parametrization(settings.loss, sigma_data))
     match settings.times:
@@ -171,7 +179,8 @@ def _criterion(recipe: Recipe, notation: Parametrization) -> Criterion:
 
 
 def _bins(settings: ObjectiveSettings) -> Bins | None:
-    return None if settings.bin_width is None else Bins(settings.bin_width)
+    width = settings.bin_width
+    return None if width is None else Bins(torch.tensor(width, dtype=torch.float64))
 
 
 def _log_normal(recipe: Recipe) -> LogNormal:
@@ -198,6 +207,8 @@ def build_sampler(recipe: Recipe, name: str | None = None, steps: int | None = N
     sampler = _named(SAMPLERS, chosen, "sampler")()
     if chosen == "langevin":
         sampler = annealed_langevin(sampler.steps, own.moves or MOVES, own.size)
+    if recipe.objective.variance == "beta" and isinstance(sampler.predictor, Ancestral) and sampler.predictor.eta == 1:
+        sampler = replace(sampler, predictor=Ancestral(1.0, fixed_large))
     count = steps or own.steps
     return sampler.with_steps(count) if count else sampler
 

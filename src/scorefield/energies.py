@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from scorefield.errors import OptionError
-from scorefield.model import Denoiser
+from scorefield.model import Denoiser, ScoreModel
 from scorefield.noise import Schedule
 from scorefield.parametrization import SCORE, Estimate
 
@@ -52,6 +52,21 @@ class EnergyModel(Protocol):
         ...
 
 
+def with_energy(model: ScoreModel, what: str) -> EnergyModel:
+    """The model, if it has an energy.
+
+    Args:
+        model: any.
+        what: needs it, for the message.
+
+    Raises:
+        OptionError: for a model without one.
+    """
+    if not callable(getattr(model, "energy", None)):
+        raise OptionError(f"{what} needs a model with an energy, {type(model).__name__} has none: use EnergyDenoiser")
+    return cast(EnergyModel, model)
+
+
 class Composition(Denoiser):
     """What products and sums share: models under one schedule, and a score read as a denoiser.
 
@@ -75,10 +90,12 @@ class Composition(Denoiser):
         if not all(math.isfinite(w) for w in self.weights):
             raise OptionError(f"{name}: every weight must be finite, got {self.weights}")
         for number, model in enumerate(self.models):
+            with_energy(model, name)
             if model.schedule != self.models[0].schedule:
                 raise OptionError(
                     f"{name}: model {number} has the schedule {model.schedule}, the first {self.models[0].schedule}: "
-                    "levels can be compared under one schedule only"
+                    "levels can be compared under one schedule only; train both with the same noise.sigma_min and "
+                    "noise.sigma_max"
                 )
         self.schedule = self.models[0].schedule
         self.sigma_data = max(model.sigma_data for model in self.models)

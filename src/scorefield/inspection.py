@@ -43,7 +43,7 @@ def describe_data(source: str, columns: Sequence[str] | None, condition: Sequenc
         measured = measure_noise_range(rows, resolution=features.codec.resolution, rows=len(data))
     except DataError as error:
         return [*lines, "", f"cannot be modelled: {error}"]
-    facts = DataFacts(features.codec.shape, len(data), measured, torch.device("cpu"))
+    facts = DataFacts(features.codec.shape, len(data), measured, torch.device("cpu"), features.codec.steps)
     _, choices = resolve(auto(), facts)
     lines += ["", "columns", *_indented(features.codec.describe()), *_indented(features.codec.notes)]
     if features.condition_names:

@@ -21,6 +21,8 @@ from scorefield.errors import OptionError
 from scorefield.noise import Clean, NoiseLevel, Schedule
 from scorefield.parametrization import Estimate, Parametrization
 
+_LARGEST_LOG_SNR = 40.0  # of c_noise: at α = 0, where a flow begins, there is no data left and log snr = −∞
+
 
 class ScoreModel(Protocol):
     """Anything with a score: all that Langevin dynamics and most ways of score matching need.
@@ -158,11 +160,16 @@ class NetworkDenoiser(Denoiser):
         """What the network is called with besides a condition: c_in x_t (B, *shape) and c_noise (B,) or (1,).
 
         Raises:
-            OptionError: when the model is conditional and no condition is bound.
+            OptionError: when the model is conditional and no condition is bound, and at a level without noise.
         """
         if self.condition_features and self.condition is None:
             raise OptionError("this model is conditional: bind a condition with `given` first")
-        c_noise = -level.log_snr.reshape(-1) / 8
+        if not torch.compiler.is_compiling() and not level.sigma.all():
+            raise OptionError(
+                f"{type(self).__name__} knows levels with noise only, this one has none: choose another law of t, or "
+                "DataScore or ScoreNetwork for the score of the data themselves"
+            )
+        c_noise = -level.log_snr.reshape(-1).clamp(min=-_LARGEST_LOG_SNR) / 8
         if not self.noise_conditional:
             c_noise = torch.zeros_like(c_noise)
         return self.input_scale(level).to(x_t.dtype) * x_t, c_noise.to(x_t.dtype)
@@ -250,8 +257,8 @@ class EnergyDenoiser(NetworkDenoiser):
                 u, c_noise = self.inputs(x_t, level)
                 return torch.func.grad(lambda v: self.potential(v, c_noise).sum())(u).to(x_t.dtype), None
             # Samplers and held-out losses ask under no_grad: the gradient in u is taken all the same.
-            with torch.enable_grad():
-                u, c_noise = self.inputs(x_t, level)
+            with torch.inference_mode(False), torch.enable_grad():
+                u, c_noise = (part.clone() if part.is_inference() else part for part in self.inputs(x_t, level))
                 u = u if u.requires_grad else u.detach().requires_grad_()
                 (y,) = torch.autograd.grad(self.potential(u, c_noise).sum(), u, create_graph=differentiable)
         return y.to(x_t.dtype), None

@@ -26,7 +26,7 @@ def recipe_of(name: str) -> Recipe:
         return _from_toml(Path(name))
     if name not in PRESETS:
         raise OptionError(
-            f"--recipe {name}: no such recipe{suggestion(name, list(PRESETS))}; there are {', '.join(PRESETS)}"
+            f"recipe {name[:80]}: no such recipe{suggestion(name, list(PRESETS))}; there are {', '.join(PRESETS)}"
         )
     return PRESETS[name]()
 
@@ -104,10 +104,10 @@ def _from_toml(path: Path) -> Recipe:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise OptionError(f"--recipe {path}: cannot be read: {error.strerror or error}") from error
+        raise OptionError(f"recipe {str(path)[:200]}: cannot be read: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise OptionError(f"--recipe {path}: {error}") from error
-    return _validated(values, f"--recipe {path}")
+        raise OptionError(f"recipe {path}: {error}") from error
+    return _validated(values, f"recipe {path}")
 
 
 def _validated(values: dict[str, Any], where: str) -> Recipe:
@@ -116,11 +116,15 @@ def _validated(values: dict[str, Any], where: str) -> Recipe:
         return Recipe.model_validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
-        path = ".".join(str(part) for part in first["loc"])
+        loc = first["loc"]
+        # The third part is the entry of a list, or which of its types a field was tried as.
+        place = loc[:3] if isinstance(loc[-1], int) else loc[:2]
         hint = ""
         if first["type"] == "extra_forbidden":
-            hint = suggestion(str(first["loc"][-1]), _fields(first["loc"][:-1]))
-        raise OptionError(f"{where}: {path}: {first['msg']}, got {first['input']!r}{hint}") from error
+            hint = suggestion(str(place[-1]), _fields(place[:-1]))
+        wrong = dict.fromkeys(each["msg"] for each in error.errors() if each["loc"][: len(place)] == place)
+        path = ".".join(str(part) for part in place)
+        raise OptionError(f"{where}: {path}: {', or '.join(wrong)}, got {first['input']!r}{hint}") from error
 
 
 def _fields(path: tuple[int | str, ...]) -> list[str]:

@@ -74,13 +74,12 @@ class Parametrization:
 
     def determinant(self, level: NoiseLevel) -> Tensor:
         """d = aσ − bα of (1), shaped like the level."""
-        a, b = self.row(level)
-        return a * level.sigma - b * level.alpha
+        return _determinant(*self.row(level), level)
 
     def score_coefficients(self, level: NoiseLevel) -> tuple[Tensor, Tensor]:
         """(p, q) of the score as it follows from the output by (1): s = p x_t + q y, p = −a/(dσ) and q = α/(dσ)."""
         a, b = self.row(level)
-        scaled = (a * level.sigma - b * level.alpha) * level.sigma
+        scaled = _determinant(a, b, level) * level.sigma
         return -a / scaled, level.alpha / scaled
 
     def split(self, output: Tensor, x_t: Tensor, level: NoiseLevel) -> Estimate:
@@ -98,7 +97,7 @@ class Parametrization:
             ValueError: where d = 0, as for a flow at α = 0 read through ε: there y says nothing of x0.
         """
         a, b = self.row(level)
-        d = a * level.sigma - b * level.alpha
+        d = _determinant(a, b, level)
         if not torch.compiler.is_compiling() and not d.all():
             where = level.t.flatten()[(d == 0).flatten()][0]
             raise ValueError(f"{self.name} does not determine x0 at t = {where:g}, where its determinant is zero")
@@ -106,6 +105,10 @@ class Parametrization:
         x0 = mix(level.sigma / d, output, -b / d, x_t)
         epsilon = mix(a / d, x_t, -level.alpha / d, output)
         return Estimate(x0, epsilon, level)
+
+
+def _determinant(a: Tensor, b: Tensor, level: NoiseLevel) -> Tensor:
+    return a * level.sigma - b * level.alpha
 
 
 def _constant(value: float, level: NoiseLevel) -> Tensor:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from scorefield.training.settings import CheckpointSettings, TrainingSettings
 
 Positive = Annotated[int, Field(ge=1)]
+Width = Annotated[float, Field(gt=0)]
 Notation = Literal["x0", "epsilon", "score", "v", "velocity", "F"]
 Criterion = Literal[
     "denoising", "implicit", "sliced", "finite_difference", "variational", "hybrid", "contrastive", "explicit"
@@ -53,12 +54,16 @@ class ObjectiveSettings(Settings):
     reduced_variance: bool = Field(True, description="‖s‖² in full, of sliced")
     difference: float = Field(0.1, gt=0, lt=1, description="step as a share of the noise, of finite_difference")
     variance: Literal["posterior", "beta", "learned"] = Field(
-        "posterior", description="of the steps down, in variational and hybrid (always learned)"
+        "posterior",
+        description="of a step down, trained by variational and hybrid (always learned), added by ddpm and ancestral",
     )
     decoder: Literal["auto", "gaussian", "discretised"] = Field(
         "auto", description="the last step of variational and hybrid; auto is discretised for integers"
     )
-    bin_width: float | None = Field(None, gt=0, description="of the discretised decoder, in units of the encoded data")
+    bin_width: Width | tuple[Width, ...] | None = Field(
+        None,
+        description="of the discretised decoder, in units of the encoded data: one, or one for each number of a row",
+    )
     moves: int = Field(10, ge=1, description="Langevin moves of contrastive")
 
 

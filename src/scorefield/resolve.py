@@ -31,8 +31,9 @@ _VECTOR_TIMES = (-1.8, 1.4)
 
 # Reference batches cut the score error by a quarter on the plane, a tenth in ten dimensions and a fiftieth in fifty,
 # for an eighth of the time of an mlp's step; beside a unet's they cost nothing (benchmarks/variance_reduction.py).
-FEW_NUMBERS = 16
+REFERENCE_PAYS = 16  # numbers in a row up to which an mlp has them
 LARGEST_REFERENCE = 256
+LEAST_PAIRED = 4  # rows of a batch, of which a quarter get a partner
 MOST_PASSES = 64  # backward passes in one step of implicit score matching: about 80 steps of denoising
 
 # A row of D numbers shows the square of its noise to a share √(2/D) at best: 18 % of 64 numbers. On the plane a network
@@ -52,12 +53,14 @@ class DataFacts:
         rows: to train on.
         noise: the measured noise range.
         device: to train on.
+        steps: of the grids that the numbers of a row lie on, one for all or one for each; None for continuous data.
     """
 
     shape: tuple[int, ...]
     rows: int
     noise: NoiseRange
     device: torch.device
+    steps: tuple[float, ...] | None = None
 
     @property
     def is_image(self) -> bool:
@@ -81,20 +84,48 @@ def resolve(recipe: Recipe, facts: DataFacts) -> tuple[Recipe, list[str]]:
         a complete recipe, and a sentence for each group of choices.
     """
     said: list[str] = []
+    _check_used(recipe.objective)
     noise = _noise(recipe.noise, facts, said)
     objective = _objective(recipe.objective, noise, facts, said)
     network = _network(recipe.network, objective, facts, said)
     training = _training(recipe.training, network, facts, said)
-    pays = network.kind == "unet" or facts.numbers <= FEW_NUMBERS
+    pays = network.kind == "unet" or facts.numbers <= REFERENCE_PAYS
     objective, training = _variance(objective, training, pays, said)
     sampler = _sampler(recipe.sampler, noise, facts, said)
     update = {"noise": noise, "objective": objective, "network": network, "training": training, "sampler": sampler}
     return recipe.model_copy(update=update), said
 
 
+# What only some criteria read; set for another, it would do nothing.
+_READ_BY: dict[str, tuple[str, ...]] = {
+    "reference": ("denoising",),
+    "probes": ("sliced", "finite_difference"),
+    "reduced_variance": ("sliced",),
+    "difference": ("finite_difference",),
+    "decoder": ("variational", "hybrid"),
+    "bin_width": ("variational", "hybrid"),
+    "moves": ("contrastive",),
+}
+
+
+def _check_used(given: ObjectiveSettings) -> None:
+    """Refuse a field that was set and that the criterion does not read.
+
+    Raises:
+        OptionError: with the field and the criteria that read it.
+    """
+    unset = ObjectiveSettings()
+    for name, criteria in _READ_BY.items():
+        value = getattr(given, name)
+        idle = value == getattr(unset, name) or (name == "reference" and value == 1)
+        if given.criterion not in criteria and not idle:
+            raise OptionError(
+                f"objective.{name}={value} is of objective.criterion={' or '.join(criteria)}, not of {given.criterion}"
+            )
+
+
 def _noise(given: NoiseSettings, facts: DataFacts, said: list[str]) -> NoiseSettings:
     measured = facts.noise
-    levels = given.levels or {"ddpm": 1000, "ncsn": measured.levels}.get(given.schedule)
     reach = _REACH.get(given.schedule)
     end = math.inf if reach is None else float(1 / reach.at(reach.t_max).snr.sqrt())
     noise = given.model_copy(
@@ -102,9 +133,10 @@ def _noise(given: NoiseSettings, facts: DataFacts, said: list[str]) -> NoiseSett
             "sigma_min": given.sigma_min or measured.sigma_min,
             "sigma_max": given.sigma_max or min(measured.sigma_max, end),
             "sigma_data": given.sigma_data or measured.sigma_data,
-            "levels": levels,
         }
     )
+    levels = given.levels or {"ddpm": _most_levels(noise), "ncsn": measured.levels}.get(given.schedule)
+    noise = noise.model_copy(update={"levels": levels})
     if given.sigma_max is None and measured.sigma_max > end:
         said.append(
             f"noise: {given.schedule} ends at σ/α = {end:.4g}, below the measured σ_max {measured.sigma_max:.4g}"
@@ -114,6 +146,12 @@ def _noise(given: NoiseSettings, facts: DataFacts, said: list[str]) -> NoiseSett
     )
     said.append(text + (f", {levels} levels" if levels else ""))
     return noise
+
+
+def _most_levels(noise: NoiseSettings) -> int:
+    """DDPM's 1000 levels, or as many as lead from σ_min to σ_max with no β below the first."""
+    low, high = noise.sigma_min or 0.0, noise.sigma_max or math.inf
+    return max(2, min(1000, int(math.log1p(high**2) / math.log1p(low**2)))) if 0 < low < high < math.inf else 1000
 
 
 def _objective(given: ObjectiveSettings, noise: NoiseSettings, facts: DataFacts, said: list[str]) -> ObjectiveSettings:
@@ -129,10 +167,15 @@ def _objective(given: ObjectiveSettings, noise: NoiseSettings, facts: DataFacts,
     text = f"objective: {criterion}, predicts {given.prediction}, squared in {given.loss}, noise {law}"
     if given.criterion in ("variational", "hybrid"):
         objective = _bound(objective, noise, facts)
-        last = f"discretised, bins of {objective.bin_width:.4g}" if objective.bin_width else "Gaussian"
+        width = objective.bin_width
+        last = "Gaussian" if width is None else f"discretised, bins of {_span(width)}"
         text = f"objective: {criterion}, predicts {given.prediction}, variance {objective.variance}, decoder {last}"
     said.append(text)
     return objective
+
+
+def _span(width: float | tuple[float, ...]) -> str:
+    return f"{min(width):.4g} to {max(width):.4g}" if isinstance(width, tuple) else f"{width:.4g}"
 
 
 def _bound(given: ObjectiveSettings, noise: NoiseSettings, facts: DataFacts) -> ObjectiveSettings:
@@ -146,16 +189,23 @@ def _bound(given: ObjectiveSettings, noise: NoiseSettings, facts: DataFacts) -> 
             f"objective.criterion={given.criterion} needs noise.schedule ddpm or ncsn, which have levels, "
             f"not {noise.schedule}"
         )
-    step = facts.noise.resolution
-    if given.decoder == "discretised" and given.bin_width is None and step is None:
+    width = given.bin_width
+    if width is None and facts.steps:
+        width = facts.steps[0] if len(set(facts.steps)) == 1 else facts.steps
+    if isinstance(width, tuple) and facts.shape != (len(width),):
+        raise OptionError(f"objective.bin_width has {len(width)} entries, a row has the shape {facts.shape}")
+    if given.decoder == "discretised" and width is None:
         raise OptionError(
             "objective.decoder=discretised is for integers, and these data are continuous: use gaussian, "
             "or set objective.bin_width"
         )
+    if given.decoder == "gaussian" and given.bin_width is not None:
+        raise OptionError("objective.bin_width is of the discretised decoder, objective.decoder=gaussian has no bins")
     decoder = given.decoder
     if decoder == "auto":
-        decoder = "discretised" if given.bin_width or step else "gaussian"
-    width = (given.bin_width or step) if decoder == "discretised" else None
+        decoder = "gaussian" if width is None else "discretised"
+    if decoder == "gaussian":
+        width = None
     variance = "learned" if given.criterion == "hybrid" else given.variance
     return given.model_copy(update={"decoder": decoder, "bin_width": width, "variance": variance})
 
@@ -185,10 +235,10 @@ def _network(
         network = given.model_copy(update={"kind": kind})
     closed = kind == "mlp" and (network.depth or 0) <= 2 and not given.energy
     if implicit and not closed and facts.numbers > MOST_PASSES:
+        other = "" if given.energy else ", or network.kind=mlp with network.depth 1 or 2, whose trace is known"
         raise OptionError(
             f"implicit score matching would take {facts.numbers} backward passes a step here, one for each number of a "
-            f"row, and more than {MOST_PASSES} are refused: use --recipe sliced, or network.kind=mlp with "
-            "network.depth 1 or 2, whose trace is known in closed form"
+            f"row, and more than {MOST_PASSES} are refused: use --recipe sliced{other}"
         )
     return network
 
@@ -239,14 +289,19 @@ def _variance(
     objective: ObjectiveSettings, training: TrainingSettings, reference_pays: bool, said: list[str]
 ) -> tuple[ObjectiveSettings, TrainingSettings]:
     """What makes the gradient less noisy, of which denoising can have all."""
-    reference, antithetic = objective.reference, training.antithetic
-    if reference is None:
-        # Half a batch at most: where rows come in pairs, both of a pair must not stand in one reference batch.
-        half = (training.batch or 1) // 2
-        wanted = reference_pays and objective.criterion == "denoising"
-        reference = max(1, min(LARGEST_REFERENCE, half)) if wanted else 1
+    reference, antithetic, batch = objective.reference, training.antithetic, training.batch or 1
     if antithetic == "auto":
-        antithetic = objective.criterion in ("denoising", "variational", "hybrid")
+        antithetic = objective.criterion in ("denoising", "variational", "hybrid") and batch >= LEAST_PAIRED
+    # Both rows of a pair must not stand in one reference batch.
+    most = max(1, batch // 2 if antithetic else batch)
+    if reference is None:
+        wanted = reference_pays and objective.criterion == "denoising"
+        reference = min(LARGEST_REFERENCE, most) if wanted else 1
+    if reference > most:
+        halved = ", whose pairs may not stand in one reference batch" if antithetic else ""
+        raise OptionError(f"objective.reference={reference}: at most {most} of a batch of {batch} rows{halved}")
+    if antithetic and batch < LEAST_PAIRED:
+        raise OptionError(f"training.antithetic=true needs batches of {LEAST_PAIRED} rows or more, not {batch}")
     pairs = "in pairs of ε and −ε" if antithetic else "drawn freely"
     together = f", {reference} rows a reference batch" if reference > 1 else ""
     said.append(f"variance: times stratified, little noise {pairs}{together}")

@@ -296,7 +296,7 @@ REFUSED = {
     "toy": ("fit toy:moon --out new", ["toy:moon", "'moons'"]),
     "sklearn": ("fit sklearn:irsi --out new", ["'iris'"]),
     "download": ("fit sklearn:california_housing --out new", ["nothing is downloaded"]),
-    "recipe": (f"{FIT} --recipe emd", ["--recipe emd", "'edm'"]),
+    "recipe": (f"{FIT} --recipe emd", ["recipe emd", "'edm'"]),
     "recipe file": (f"{FIT} --recipe gone.toml", ["gone.toml", "No such file"]),
     "set typo": (f"{FIT} --set training.bach=3", ["training has no field 'bach'", "'batch'"]),
     "set type": (f"{FIT} --set training.batch=big", ["training.batch", "'big'"]),

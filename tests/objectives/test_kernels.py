@@ -266,9 +266,9 @@ def test_a_scale_without_width_is_refused(scale: float) -> None:
             make(scale)
 
 
-@pytest.mark.parametrize("degrees", [0.0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize("degrees", [0.0, -1.0, 0.3, math.nan, math.inf])
 def test_degrees_of_freedom_that_cannot_be_are_refused(degrees: float) -> None:
-    with pytest.raises(OptionError, match=f"needs degrees of freedom > 0, got {degrees}"):
+    with pytest.raises(OptionError, match=f"needs degrees of freedom of 0.5 or more, got {degrees}"):
         StudentKernel(1.0, degrees)
 
 

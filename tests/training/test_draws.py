@@ -43,12 +43,13 @@ def test_pairs_differ_in_the_sign_of_epsilon_alone(batch: int) -> None:
 
 @pytest.mark.parametrize("batch", [2, 5, 64, 256, 512, 1000, 1024])
 def test_no_row_stands_twice_in_a_reference_batch(batch: int) -> None:
-    # Reference batches are half a batch at most (`resolve`), and hold 256 rows at most.
-    size = max(1, min(256, batch // 2))
+    # `resolve` refuses reference batches of more than half a batch: one of all rows would have both of a pair.
     rows = Draws(5000, batch, seed=1, antithetic=True, device=CPU).at(0).rows
-    for start in range(0, batch, size):
-        part = rows[start : start + size]
-        assert len(set(part)) == len(part)
+    for size in {1, batch // 3, min(256, batch // 2), batch // 2} - {0}:
+        for start in range(0, batch, size):
+            part = rows[start : start + size]
+            assert len(set(part)) == len(part)
+    assert (len(set(rows)) < batch) == (batch >= 4)
 
 
 def test_without_pairs_every_row_is_drawn_once_a_pass() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import Annotated
 
 import typer
@@ -13,17 +13,19 @@ def show(
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="set a field")] = None,
 ) -> None:
     """Print a recipe with the meaning of each field; without RECIPE, list those that there are."""
+    from scorefield.errors import OptionError
     from scorefield.overrides import as_toml, override, recipe_of
     from scorefield.recipes import PRESETS
-    from scorefield.storage import MANIFEST
 
+    if recipe is None and set_:
+        raise OptionError("--set changes a recipe: name one, as in `scorefield show edm --set training.steps=1000`")
     if recipe is None:
         width = max(map(len, PRESETS))
         for name, preset in PRESETS.items():
             first = (preset.__doc__ or "").partition("\n\n")[0]
             print(f"{name:{width}}  {' '.join(first.split())}")
         return
-    if (Path(recipe) / MANIFEST).exists():
+    if os.path.isdir(recipe):  # False, and no error, for a name too long to be one
         from scorefield.bundle import Bundle
 
         chosen = Bundle.load(recipe).recipe

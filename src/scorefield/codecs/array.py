@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scorefield.codecs.numeric import NumericColumn, finest
+from scorefield.codecs.numeric import NumericColumn, finest, grids
 from scorefield.data.arrays import image_layout
 from scorefield.data.kinds import Array, Data
 from scorefield.errors import DataError
@@ -78,7 +78,11 @@ class ArrayCodec:
 
     @property
     def resolution(self) -> float | None:
-        return finest(list(self.columns))
+        return finest(self.columns)
+
+    @property
+    def steps(self) -> tuple[float, ...] | None:
+        return grids(self.columns)
 
     def encode(self, data: Data) -> Tensor:
         x = torch.empty((len(data), *self.shape))

@@ -25,6 +25,11 @@ class Codec(Protocol):
         ...
 
     @property
+    def steps(self) -> tuple[float, ...] | None:
+        """The step of each number of an encoded row, or one for all of them; None where some are continuous."""
+        ...
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What fitting found, each a sentence that the user should see."""
         ...

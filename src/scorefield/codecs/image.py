@@ -58,6 +58,10 @@ class ImageCodec:
     def resolution(self) -> float | None:
         return 2 / self.maximum
 
+    @property
+    def steps(self) -> tuple[float, ...] | None:
+        return (2 / self.maximum,)
+
     def encode(self, data: Data) -> Tensor:
         if not isinstance(data, Images):
             raise DataError(f"the model was trained on images, got {data.kind} from {data.source}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,11 +102,16 @@ class NumericColumn:
         )
 
 
-def finest(columns: list[NumericColumn]) -> float | None:
-    """The finest grid of several columns; None as soon as one modelled column is continuous."""
+def grids(columns: Sequence[NumericColumn]) -> tuple[float, ...] | None:
+    """The grid of each modelled column; None as soon as one is continuous."""
     steps = [column.resolution for column in columns if column.scaler is not None]
-    known = [step for step in steps if step is not None]
-    return min(known) if known and len(known) == len(steps) else None
+    known = tuple(step for step in steps if step is not None)
+    return known if known and len(known) == len(steps) else None
+
+
+def finest(columns: Sequence[NumericColumn]) -> float | None:
+    """The finest grid of several columns; None as soon as one modelled column is continuous."""
+    return min(grids(columns) or (), default=None)
 
 
 def decimals_of(values: np.ndarray) -> int | None:

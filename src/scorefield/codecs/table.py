@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scorefield.codecs.numeric import NumericColumn, finest
+from scorefield.codecs.numeric import NumericColumn, finest, grids
 from scorefield.data.kinds import Data, Table
 from scorefield.errors import DataError
 
@@ -64,7 +64,11 @@ class TableCodec:
 
     @property
     def resolution(self) -> float | None:
-        return finest(list(self.columns))
+        return finest(self.columns)
+
+    @property
+    def steps(self) -> tuple[float, ...] | None:
+        return grids(self.columns)
 
     @property
     def _modelled(self) -> list[NumericColumn]:

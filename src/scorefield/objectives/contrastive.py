@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from scorefield.energies import EnergyModel
+from scorefield.energies import EnergyModel, with_energy
 from scorefield.errors import OptionError
 from scorefield.model import ScoreModel
 from scorefield.noise import Clean
@@ -59,6 +59,9 @@ class ContrastiveDivergence:
             x = self.chain(model, x_t, t, _for_chain(noise)).detach()
         data, drawn = energies.energy(x_t, t), energies.energy(x, t)
         return (data - drawn + self.regularisation * (data.square() + drawn.square())) / x0[0].numel()
+
+    def held_out(self) -> None:
+        """None: the value is near zero whatever the model."""
 
 
 class PersistentContrastiveDivergence:
@@ -103,6 +106,9 @@ class PersistentContrastiveDivergence:
         data, drawn = energies.energy(x_t, t), energies.energy(x, level)
         squares = data.square() + drawn.square().mean()
         return (data - drawn.mean() + self.regularisation * squares) / x0[0].numel()
+
+    def held_out(self) -> None:
+        """None: the value is near zero whatever the model."""
 
     def state(self) -> dict[str, Tensor]:
         """Where the chains are, as tensors that can be saved: particles, calls and t; empty before the first batch."""
@@ -173,10 +179,6 @@ def _repeated(x: Tensor, count: int) -> Tensor:
 
 
 def _with_energy(model: ScoreModel) -> EnergyModel:
-    if not callable(getattr(model, "energy", None)):
-        raise OptionError(
-            f"contrastive divergence needs a model with an energy, {type(model).__name__} has none: use EnergyDenoiser"
-        )
     if isinstance(model.schedule, Clean):
         raise OptionError("chains step by a share of the noise, and this model's schedule has none: give it levels")
-    return cast(EnergyModel, model)
+    return with_energy(model, "contrastive divergence")

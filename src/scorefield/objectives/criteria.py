@@ -18,7 +18,7 @@ from torch import Tensor
 from scorefield.errors import OptionError
 from scorefield.model import Denoiser, NetworkDenoiser, ScoreModel
 from scorefield.noise import Clean, NoiseLevel, mix
-from scorefield.objectives.reference import posterior_mean
+from scorefield.objectives.reference import clean_mean
 from scorefield.parametrization import EPSILON, SCORE, Parametrization
 from scorefield.randomness import Noise
 
@@ -43,6 +43,8 @@ class Criterion(Protocol):
 
 def noisy(model: ScoreModel, x0: Tensor, t: Tensor, noise: Noise) -> tuple[Tensor, Tensor, NoiseLevel]:
     """x_t = α x0 + σ ε with its ε and its level; at a level without noise x_t is x0."""
+    if x0.ndim < 2:
+        raise OptionError(f"x0 should have the shape (B, *shape) with numbers in a row, got {tuple(x0.shape)}")
     level = model.schedule.at(t, like=x0)
     epsilon = noise.like(x0)
     return mix(level.alpha, x0, level.sigma, epsilon), epsilon, level
@@ -91,7 +93,7 @@ class Denoising:
         x_t, epsilon, level = noisy(model, x0, t, noise)
         if self.reference > 1:
             condition = model.condition if isinstance(model, NetworkDenoiser) else None
-            x0 = posterior_mean(x_t, x0, level, condition, self.reference)
+            x0 = clean_mean(x_t, x0, level, condition, self.reference)
             epsilon = mix(1 / level.sigma, x_t, -level.alpha / level.sigma, x0)
         if isinstance(model, NetworkDenoiser):
             own, output = model.parametrization, model.output(x_t, level)
@@ -102,7 +104,7 @@ class Denoising:
         squared = (output - own.of(x0, epsilon, level)).square().flatten(1).mean(1)
         return converted(squared, own, self.parametrization, level)
 
-    def alone(self) -> Denoising:
+    def held_out(self) -> Denoising:
         """The same where each row stands for its clean data alone."""
         return replace(self, reference=1)
 

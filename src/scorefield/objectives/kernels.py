@@ -138,7 +138,7 @@ class StudentKernel:
 
     Args:
         scale: b.
-        degrees: ν; 1 is Cauchy's.
+        degrees: ν, ½ or more; 1 is Cauchy's.
     """
 
     scale: float
@@ -146,8 +146,8 @@ class StudentKernel:
 
     def __post_init__(self) -> None:
         _check_scale(self.scale)
-        if not 0 < self.degrees < math.inf:
-            raise OptionError(f"Student's kernel needs degrees of freedom > 0, got {self.degrees}")
+        if not 0.5 <= self.degrees < math.inf:  # below, single draws are larger than float32 can hold
+            raise OptionError(f"Student's kernel needs degrees of freedom of 0.5 or more, got {self.degrees}")
 
     def corrupt(self, x: Tensor, noise: Noise) -> Tensor:
         """As `NoiseKernel`."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scorefield.model import ScoreModel
-from scorefield.objectives.criteria import Criterion, Denoising
+from scorefield.objectives.criteria import Criterion
 from scorefield.objectives.times import TimeLaw
 from scorefield.objectives.weights import Weight
 from scorefield.randomness import Noise
@@ -50,9 +50,14 @@ class ScoreMatching:
         weight = self.weight(model.schedule.at(t)).to(device=x0.device, dtype=x0.dtype)
         return weight * self.criterion(model, x0, t, noise)
 
-    def alone(self) -> ScoreMatching:
-        """The same with each row's loss its own, and not of the rows of its reference batch."""
-        return replace(self, criterion=self.criterion.alone()) if isinstance(self.criterion, Denoising) else self
+    def held_out(self) -> ScoreMatching | None:
+        """What measures a model on rows it never saw: this, or a form in which each row's loss is its own.
+
+        None where a criterion says, by a `held_out` of its own, that its value says nothing of the model.
+        """
+        own = getattr(self.criterion, "held_out", None)
+        criterion = self.criterion if own is None else own()
+        return None if criterion is None else replace(self, criterion=criterion)
 
 
 def stratified(u: Tensor, pairs: int = 0) -> Tensor:

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from scorefield.noise import NoiseLevel
 
-_FEW = 8  # numbers in a row up to which distances are found one by one
+_ONE_BY_ONE = 8  # numbers in a row up to which distances are not found by a product
 
 
-def posterior_mean(x_t: Tensor, x0: Tensor, level: NoiseLevel, condition: Tensor | None, size: int) -> Tensor:
+def clean_mean(x_t: Tensor, x0: Tensor, level: NoiseLevel, condition: Tensor | None, size: int) -> Tensor:
     """x̄0 of (1) for every row, the rows before and after it in its reference batch being the others.
 
     Args:
@@ -50,5 +50,7 @@ def posterior_mean(x_t: Tensor, x0: Tensor, level: NoiseLevel, condition: Tensor
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:
     # A product is fast and cancels where rows are close, which at little noise they are in few dimensions.
-    few = a.shape[1] <= _FEW
-    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist" if few else "use_mm_for_euclid_dist")
+    if a.shape[1] <= _ONE_BY_ONE:
+        return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+    middle = b.mean(0)
+    return torch.cdist(a - middle, b - middle, compute_mode="use_mm_for_euclid_dist")

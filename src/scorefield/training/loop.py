@@ -33,7 +33,7 @@ class Step:
     Args:
         number: counted from 1.
         loss: mean over the batch, ().
-        std_error: of that mean, as if the rows' times were drawn freely; strata make it smaller, ().
+        std_error: of that mean, as if rows and times were drawn freely; strata make it smaller, pairs larger, ().
         gradient_norm: before clipping, ().
         learning_rate: used.
         share: of training that is done, in [0, 1].
@@ -82,7 +82,8 @@ class Trainer:
         self.average = PowerAverage(model, settings.average)
         self._parameters = list(model.parameters())
         self.device = self._parameters[0].device
-        self._held_out = HeldOut(held_out, objective.alone(), seed) if len(held_out) else None
+        measure = objective.held_out()
+        self._held_out = HeldOut(held_out, measure, seed) if len(held_out) and measure is not None else None
         self._draws = Draws(len(rows), self.batch, seed, settings.antithetic is True, self.device)
         self._optimiser = Optimiser(model, muon=settings.optimiser == "muon", beta2=settings.beta2)
         self.number = 0
@@ -226,6 +227,9 @@ class Trainer:
         if self._best_rows is not None:
             tensors["best_rows"] = self._best_rows
         tensors |= {f"optimiser.{name}": value for name, value in self._optimiser.state().items()}
+        # Only persistent chains have a state of their own.
+        if hasattr(self.objective.criterion, "state"):
+            tensors |= {f"criterion.{name}": value for name, value in self.objective.criterion.state().items()}
         last, best = (None if loss is None else loss.to_json() for loss in (self.last_loss, self.best_loss))
         return tensors, {
             "step": self.number,
@@ -247,6 +251,8 @@ class Trainer:
         self.average.model.load_state_dict(part("average."))
         self._best, self._best_rows = part("best."), tensors.get("best_rows")
         self._optimiser.load_state(part("optimiser."))
+        if hasattr(self.objective.criterion, "load_state"):
+            self.objective.criterion.load_state(part("criterion."))
         self.number, self.seconds = values["step"], values["seconds"]
         self.evaluations, self.worse = values["evaluations"], values["worse"]
         self.stopped_early = values["stopped_early"]
