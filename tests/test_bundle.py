@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -455,3 +456,17 @@ def test_a_disk_that_fills_up_leaves_the_former_bundle(
         patch.setattr(os, "fsync", full)
         made["array"].save(folder)
     assert Bundle.load(folder).sample(4).fingerprint() == before
+
+
+@pytest.mark.parametrize("kind", ["array", "ddpm", "ncsn"])
+def test_a_network_that_is_lost_far_from_the_data_draws_near_them(kind: str, made: dict[str, Bundle]) -> None:
+    # One start in a hundred thousand lies where no row of training did, and a network may be wrong there without limit.
+    lost = copy.deepcopy(made[kind])
+    with torch.no_grad():
+        for parameter in lost.denoiser.parameters():
+            parameter.mul_(30)
+    drawn = lost.sample(50, seed=0).values
+    low, high = (bound.numpy() for bound in lost.features.codec.bounds)
+    values = lost.features.codec.encode(Array(drawn)).numpy()
+    assert (values >= low - 0.1 * (high - low) - 1e-4).all()
+    assert (values <= high + 0.1 * (high - low) + 1e-4).all()

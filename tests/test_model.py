@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from scorefield.errors import OptionError
-from scorefield.exact import Gaussian, GaussianMixture
-from scorefield.model import DataScore, Denoiser, EnergyDenoiser, NetworkDenoiser, ScoreNetwork, reschedule
+from scorefield.exact import Empirical, Gaussian, GaussianMixture
+from scorefield.model import Bounded, DataScore, Denoiser, EnergyDenoiser, NetworkDenoiser, ScoreNetwork, reschedule
 from scorefield.networks.mlp import MLP
 from scorefield.noise import EDM, VE, VP, Clean, Cosine, Flow, Schedule, SubVP
 from scorefield.parametrization import EPSILON, SCORE, VELOCITY, X0, Parametrization, V, edm_f
 from scorefield.randomness import Stream
+from scorefield.samplers.presets import heun
 
 SIGMA_DATA = 0.6
 SCHEDULES: dict[str, Schedule] = {
@@ -453,3 +454,55 @@ def test_an_energy_answers_in_inference_mode_too() -> None:
     expected = model.score(normals(3, 2), 0.5).detach()
     with torch.inference_mode():
         assert torch.equal(model.score(normals(3, 2), 0.5), expected)
+
+
+# -- kept near the data -----------------------------------------------------------------------------------------------
+
+
+@each_schedule
+def test_a_box_that_holds_the_data_changes_nothing_of_the_truth(schedule: Schedule) -> None:
+    data = normals(50, 3, name="data")
+    truth = Empirical(data, schedule)
+    bounded = Bounded(truth, data.min(0).values, data.max(0).values, margin=0)
+    t, x_t = schedule.time_of_sigma(SIGMAS), 5 * normals(6, 3)
+    found, expected = bounded(x_t, t), truth(x_t, t)
+    assert torch.allclose(found.x0, expected.x0, rtol=1e-12)
+    assert torch.allclose(found.epsilon, expected.epsilon, rtol=1e-12)
+
+
+class Runaway(nn.Module):
+    """Far out it is wrong in proportion to how far."""
+
+    def forward(self, x: Tensor, c_noise: Tensor, condition: Tensor | None) -> Tensor:
+        return 40 * x
+
+
+@each_schedule
+def test_a_walk_that_a_network_drives_away_is_kept(schedule: Schedule) -> None:
+    low, high = torch.tensor([-1.0, -2.0]), torch.tensor([1.0, 3.0])
+    model = NetworkDenoiser(Runaway(), schedule, edm_f(1.0), 1.0)
+    bounded = Bounded(model, low, high)
+    x_t, t = 9 * normals(6, 2), schedule.time_of_sigma(SIGMAS)
+    estimate, level = bounded(x_t, t), schedule.at(t, like=x_t)
+    # A tenth of the width is left on either side, and x0 and ε still make up x_t.
+    assert (estimate.x0 >= torch.tensor([-1.2, -2.5]) - 1e-12).all()
+    assert (estimate.x0 <= torch.tensor([1.2, 3.5]) + 1e-12).all()
+    assert torch.allclose(level.alpha * estimate.x0 + level.sigma * estimate.epsilon, x_t, rtol=1e-10)
+    inside = model(x_t, t).x0 == estimate.x0
+    assert torch.equal(estimate.epsilon[inside], model(x_t, t).epsilon[inside])
+    far = heun(30)(model, 200, (2,), seed=0)
+    assert far.abs().max() > 1e3
+    near = heun(30)(bounded, 200, (2,), seed=0)
+    assert (near >= torch.tensor([-1.2, -2.5]) - 1e-5).all()
+    assert (near <= torch.tensor([1.2, 3.5]) + 1e-5).all()
+
+
+def test_a_bounded_denoiser_takes_a_condition_and_keeps_its_box() -> None:
+    class Told(nn.Module):
+        def forward(self, x: Tensor, c_noise: Tensor, condition: Tensor | None) -> Tensor:
+            assert condition is not None
+            return 100 * condition.expand_as(x)
+
+    model = Bounded(NetworkDenoiser(Told(), VP(), X0, 1.0, condition_features=1), -torch.ones(2), torch.ones(2))
+    given = model.given(torch.tensor([[1.0], [-1.0], [0.0]], dtype=torch.float64))
+    assert torch.allclose(given(normals(3, 2), 0.5).x0, torch.tensor([[1.2], [-1.2], [0.0]]).double().expand(3, 2))

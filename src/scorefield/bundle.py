@@ -27,7 +27,7 @@ from scorefield.card import model_card
 from scorefield.data.kinds import Data
 from scorefield.errors import BundleError, OptionError, WriteError
 from scorefield.features import Features
-from scorefield.model import NetworkDenoiser
+from scorefield.model import Bounded, NetworkDenoiser
 from scorefield.noise_range import NoiseRange
 from scorefield.recipes import Recipe, plain
 from scorefield.samplers.loop import OnStep
@@ -97,6 +97,7 @@ class Bundle:
             raise OptionError(f"steps must be at least 2, got {steps}")
         shape = self.features.codec.shape
         chosen = build_sampler(self.recipe, sampler, steps)
+        bounded = Bounded(self.denoiser, *self.features.codec.bounds)
         device = next(self.denoiser.parameters()).device
         most = _CHUNK if device.type == "cpu" else _ACCELERATED * _CHUNK
         size = max(1, min(_MOST_ROWS, most // max(1, math.prod(shape))))
@@ -104,7 +105,7 @@ class Bundle:
         for start in range(0, rows, size):
             part = range(start, min(start + size, rows))
             condition = self._conditions(part, given or {}, seed)
-            model = self.denoiser if condition is None else self.denoiser.given(condition.to(device))
+            model = bounded if condition is None else bounded.given(condition.to(device))
             tell = None if on_progress is None else _share_of_steps(on_progress, part, rows, chosen.steps)
             drawn.append(chosen(model, part, shape, seed=seed, device=device, on_step=tell).cpu())
             conditions.append(condition)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from scorefield.calculus import plain_attention
 from scorefield.errors import OptionError
-from scorefield.noise import Clean, NoiseLevel, Schedule
+from scorefield.noise import Clean, NoiseLevel, Schedule, mix
 from scorefield.parametrization import Estimate, Parametrization
 
 _LARGEST_LOG_SNR = 40.0  # of c_noise: at α = 0, where a flow begins, there is no data left and log snr = −∞
@@ -262,6 +262,35 @@ class EnergyDenoiser(NetworkDenoiser):
                 u = u if u.requires_grad else u.detach().requires_grad_()
                 (y,) = torch.autograd.grad(self.potential(u, c_noise).sum(), u, create_graph=differentiable)
         return y.to(x_t.dtype), None
+
+
+class Bounded(Denoiser):
+    """A denoiser whose E[x0 given x_t] is kept in a box around the data, for samplers.
+
+    The true one is a mean of data and lies in any box that holds them. A network far from all it was trained on may be
+    wrong without limit, and a walk that it drives away never comes back; drawn towards a point of the box, it does.
+
+    Args:
+        denoiser: any.
+        low, high: the smallest and largest value of each number of a row, broadcasting over rows (*shape).
+        margin: by how much the box is larger on either side, as a share of its width, for data beyond those seen.
+    """
+
+    def __init__(self, denoiser: Denoiser, low: Tensor, high: Tensor, margin: float = 0.1) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.schedule, self.sigma_data = denoiser.schedule, denoiser.sigma_data
+        self.low, self.high = low - margin * (high - low), high + margin * (high - low)
+
+    def forward(self, x_t: Tensor, t: Tensor | float) -> Estimate:
+        estimate: Estimate = self.denoiser(x_t, t)
+        level = estimate.level
+        x0 = estimate.x0.clamp(self.low.to(x_t), self.high.to(x_t))
+        implied = mix(1 / level.sigma, x_t, -level.alpha / level.sigma, x0)
+        return replace(estimate, x0=x0, epsilon=torch.where(x0 == estimate.x0, estimate.epsilon, implied))
+
+    def given(self, condition: Tensor) -> Bounded:
+        return Bounded(self.denoiser.given(condition), self.low, self.high, margin=0)
 
 
 class Rescheduled(Denoiser):

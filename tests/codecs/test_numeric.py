@@ -82,3 +82,14 @@ def test_a_large_column_is_fitted_to_random_values_and_its_extremes(monkeypatch:
     assert abs(float(scaled.mean())) < 4 / 100
     assert abs(float(scaled.std()) - 1) < 4 / 140
     assert float(scaled.max()) > 3.5
+
+
+@pytest.mark.parametrize("values", [[0.0, 3.0, -2.0, 1.5], [1, 2, 3, 400]])
+def test_the_bounds_are_those_of_the_encoded_values(values: list[float]) -> None:
+    columns = [NumericColumn.fit(name, np.array(v)) for name, v in (("a", values), ("same", [7] * 4), ("b", values))]
+    low, high = numeric.spans(columns)
+    assert low.shape == high.shape == (2,)
+    for column, smallest, largest in zip(columns[::2], low, high, strict=True):
+        assert column.scaler is not None
+        encoded = column.scaler.forward(torch.tensor(values, dtype=torch.float64)).float()
+        assert (smallest, largest) == (encoded.min(), encoded.max())

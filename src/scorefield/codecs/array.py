@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scorefield.codecs.numeric import NumericColumn, finest, grids
+from scorefield.codecs.numeric import NumericColumn, finest, grids, spans
 from scorefield.data.arrays import image_layout
 from scorefield.data.kinds import Array, Data
 from scorefield.errors import DataError
@@ -83,6 +83,10 @@ class ArrayCodec:
     @property
     def steps(self) -> tuple[float, ...] | None:
         return grids(self.columns)
+
+    @property
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        return spans(self.columns)
 
     def encode(self, data: Data) -> Tensor:
         x = torch.empty((len(data), *self.shape))

@@ -30,6 +30,11 @@ class Codec(Protocol):
         ...
 
     @property
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """The smallest and largest encoded values seen, broadcasting over rows (*shape)."""
+        ...
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What fitting found, each a sentence that the user should see."""
         ...

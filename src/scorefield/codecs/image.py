@@ -62,6 +62,10 @@ class ImageCodec:
     def steps(self) -> tuple[float, ...] | None:
         return (2 / self.maximum,)
 
+    @property
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        return torch.tensor(-1.0 - self.mean), torch.tensor(1.0 - self.mean)
+
     def encode(self, data: Data) -> Tensor:
         if not isinstance(data, Images):
             raise DataError(f"the model was trained on images, got {data.kind} from {data.source}")

@@ -102,6 +102,17 @@ class NumericColumn:
         )
 
 
+def spans(columns: Sequence[NumericColumn]) -> tuple[Tensor, Tensor]:
+    """Smallest and largest encoded value of each modelled column, each (D,) float32."""
+    ends = [
+        column.scaler.forward(torch.tensor([column.low, column.high], dtype=torch.float64))
+        for column in columns
+        if column.scaler is not None
+    ]
+    low, high = torch.stack(ends).float().unbind(1)
+    return low, high
+
+
 def grids(columns: Sequence[NumericColumn]) -> tuple[float, ...] | None:
     """The grid of each modelled column; None as soon as one is continuous."""
     steps = [column.resolution for column in columns if column.scaler is not None]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scorefield.codecs.numeric import NumericColumn, finest, grids
+from scorefield.codecs.numeric import NumericColumn, finest, grids, spans
 from scorefield.data.kinds import Data, Table
 from scorefield.errors import DataError
 
@@ -69,6 +69,10 @@ class TableCodec:
     @property
     def steps(self) -> tuple[float, ...] | None:
         return grids(self.columns)
+
+    @property
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        return spans(self.columns)
 
     @property
     def _modelled(self) -> list[NumericColumn]:
