@@ -30,7 +30,7 @@ _VECTOR_TIMES = (-1.8, 1.4)
 
 
 # Reference batches cut the score error by a quarter on the plane, a tenth in ten dimensions and a fiftieth in fifty,
-# for an eighth of the time of an mlp's step; beside a unet's they cost nothing (benchmarks/variance_reduction.py).
+# for a tenth of the time of an mlp's step; beside a unet's they cost nothing (benchmarks/variance_reduction.py).
 REFERENCE_PAYS = 16  # numbers in a row up to which an mlp has them
 LARGEST_REFERENCE = 256
 LEAST_PAIRED = 4  # rows of a batch, of which a quarter get a partner

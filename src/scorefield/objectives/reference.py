@@ -17,8 +17,6 @@ from torch import Tensor
 
 from scorefield.noise import NoiseLevel
 
-_ONE_BY_ONE = 8  # numbers in a row up to which distances are not found by a product
-
 
 def clean_mean(x_t: Tensor, x0: Tensor, level: NoiseLevel, condition: Tensor | None, size: int) -> Tensor:
     """x̄0 of (1) for every row, the rows before and after it in its reference batch being the others.
@@ -32,25 +30,21 @@ def clean_mean(x_t: Tensor, x0: Tensor, level: NoiseLevel, condition: Tensor | N
     Returns:
         (B, *shape).
     """
-    alpha, sigma = (part.reshape(-1, 1) for part in (level.alpha.clamp(min=1e-4), level.sigma))
-    half_snr = ((alpha / sigma).square() / 2).expand(len(x0), 1).to(x0.dtype)
-    noisy, clean = x_t.flatten(1) / alpha.to(x0.dtype), x0.flatten(1)
+    snr = (level.alpha / level.sigma).square().reshape(-1, 1).expand(len(x0), 1)
+    pull = (level.alpha / level.sigma.square()).reshape(-1, 1).expand(len(x0), 1).to(x0.dtype)
+    middle = x0.flatten(1).mean(0)  # so that products of large numbers do not cancel
+    clean, noisy = x0.flatten(1) - middle, x_t.flatten(1) - level.alpha.reshape(-1, 1).to(x0.dtype) * middle
+    # log q(x_t given x_j) = (α/σ²) x_t·x_j − ½ snr ‖x_j‖² + what does not depend on j, as one product.
+    asked = torch.cat([pull * noisy, -snr.to(x0.dtype) / 2], dim=1)
+    there = torch.cat([clean, clean.square().sum(1, keepdim=True)], dim=1)
     means = []
     with torch.no_grad(), torch.autocast(x0.device.type, enabled=False):
         for start in range(0, len(x0), size):
             part = slice(start, start + size)
-            log_likelihood = _distances(noisy[part], clean[part]).square_().mul_(-half_snr[part])
+            log_likelihood = asked[part] @ there[part].T
             if condition is not None and len(condition) > 1:
                 own = condition[part]
                 same = (own.unsqueeze(1) == own.unsqueeze(0)).all(2)
                 log_likelihood = log_likelihood.masked_fill(~same, -torch.inf)
             means.append(torch.softmax(log_likelihood, dim=1) @ clean[part])
-    return torch.cat(means).reshape(x0.shape)
-
-
-def _distances(a: Tensor, b: Tensor) -> Tensor:
-    # A product is fast and cancels where rows are close, which at little noise they are in few dimensions.
-    if a.shape[1] <= _ONE_BY_ONE:
-        return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
-    middle = b.mean(0)
-    return torch.cdist(a - middle, b - middle, compute_mode="use_mm_for_euclid_dist")
+    return (torch.cat(means) + middle).reshape(x0.shape)
