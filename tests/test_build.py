@@ -16,6 +16,7 @@ from scorefield.randomness import Noise, Stream
 from scorefield.recipes import PRESETS, Recipe, plain
 from scorefield.resolve import DataFacts, resolve
 from scorefield.samplers.predictors import Ancestral
+from scorefield.samplers.presets import SAMPLERS
 from scorefield.variational.step import fixed_large, learned_or_small
 
 SHAPES = {"table": (3,), "image": (1, 8, 8)}
@@ -103,7 +104,7 @@ def test_the_seed_decides_the_first_weights_and_nothing_outside_changes() -> Non
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
-@pytest.mark.parametrize("name", ["ddpm", "ddim", "ancestral", "euler", "heun", "langevin"])
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_by_name_with_its_own_or_other_steps(name: str) -> None:
     recipe = complete(Recipe(), (3,))
     assert build_sampler(recipe, name).name == name
