@@ -97,6 +97,7 @@ class Bundle:
             raise OptionError(f"steps must be at least 2, got {steps}")
         shape = self.features.codec.shape
         chosen = build_sampler(self.recipe, sampler, steps)
+        levels = len(chosen.grid(self.denoiser.schedule, chosen.steps))
         bounded = Bounded(self.denoiser, *self.features.codec.bounds)
         device = next(self.denoiser.parameters()).device
         most = _CHUNK if device.type == "cpu" else _ACCELERATED * _CHUNK
@@ -106,7 +107,7 @@ class Bundle:
             part = range(start, min(start + size, rows))
             condition = self._conditions(part, given or {}, seed)
             model = bounded if condition is None else bounded.given(condition.to(device))
-            tell = None if on_progress is None else _share_of_steps(on_progress, part, rows, chosen.steps)
+            tell = None if on_progress is None else _share_of_steps(on_progress, part, rows, levels)
             drawn.append(chosen(model, part, shape, seed=seed, device=device, on_step=tell).cpu())
             conditions.append(condition)
             if on_progress is not None:
@@ -243,4 +244,4 @@ def _load_weights(denoiser: NetworkDenoiser, tensors: dict[str, Tensor], folder:
 
 def _share_of_steps(tell: OnProgress, part: range, rows: int, steps: int) -> OnStep:
     """What tells, at each level that a chunk of the rows has reached, which share of all rows is done."""
-    return lambda step, t, x: tell((part.start + len(part) * step / steps) / rows)
+    return lambda step, t, x, x0: tell((part.start + len(part) * step / steps) / rows)

@@ -1,4 +1,6 @@
-"""Laws of the grids: both ends exact, falling, and evenly spaced in what their papers say."""
+"""Laws of the grids: both ends exact, falling, evenly spaced in what their papers say; and rises where they say."""
+
+import math
 
 import pytest
 import torch
@@ -92,3 +94,77 @@ def test_fewer_than_two_steps_are_refused(grid: grids.Grid, steps: int) -> None:
     for ask in (grid, grids.levels):
         with pytest.raises(SamplingError, match=f"at least 2 steps, got {steps}"):
             ask(Discrete(betas=linear_betas(10)), steps)
+
+
+# -- grids between two levels, and grids that rise --------------------------------------------------------------------
+
+
+@each_schedule
+@pytest.mark.parametrize("grid", [grids.geometric, grids.karras])
+def test_levels_between_two_others_have_these_as_ends(schedule: Schedule, grid: grids.Grid) -> None:
+    high, low = grids.geometric(schedule, 9)[[2, 6]].tolist()
+    times = grid(schedule, 7, between=(high, low))  # type: ignore[call-arg]
+    assert (times[0], times[-1], len(times)) == (high, low, 7)
+    assert (times.diff() < 0).all()
+    with pytest.raises(SamplingError, match="falls from its first time to its last"):
+        grid(schedule, 7, between=(low, high))  # type: ignore[call-arg]
+
+
+@each_schedule
+def test_churn_raises_each_level_of_its_range_by_one_factor(schedule: Schedule) -> None:
+    grid = grids.karras(schedule, 10)
+    middle = sigmas(schedule, grid)[[6, 3]].tolist()
+    times = grids.churn(schedule, grid, 2.0, *middle)
+    rises = times.diff() > 0
+    assert int(rises.sum()) == 4  # levels 3, 4, 5 and 6
+    sigma = sigmas(schedule, times)
+    assert torch.allclose(sigma[1:][rises] / sigma[:-1][rises], torch.tensor(1.2, dtype=torch.float64), rtol=1e-6)
+    assert torch.equal(times[torch.cat((torch.tensor([True]), ~rises))], grid)  # otherwise it is the grid
+    assert times.diff().abs().min() > 0
+
+
+@each_schedule
+def test_churn_has_its_limits(schedule: Schedule) -> None:
+    grid = grids.karras(schedule, 10)
+    assert torch.equal(grids.churn(schedule, grid, 0.0), grid)
+    most = grids.churn(schedule, grid, 1e3)
+    assert most.max() <= schedule.t_max
+    assert most[-1] == grid[-1] == most.min()
+    sigma = sigmas(schedule, most)
+    ratios = (sigma[1:] / sigma[:-1])[most.diff() > 0]
+    assert ratios.max() == pytest.approx(2**0.5, rel=1e-6)  # √2 − 1 is the largest γ: the noise doubles at most
+
+
+@each_schedule
+def test_a_restart_goes_up_and_comes_down_again(schedule: Schedule) -> None:
+    grid = grids.karras(schedule, 12)
+    sigma = sigmas(schedule, grid)
+    low, high = float(sigma[8]), float(sigma[4] * 1.01)
+    times = grids.restart(schedule, grid, low * 1.02, high, times=3, steps=5)
+    assert len(times) == 12 + 3 * 5
+    assert torch.equal(times[:9], grid[:9])
+    assert torch.equal(times[-3:], grid[-3:])
+    again = times[9:24].reshape(3, 5)
+    assert torch.equal(again, again[:1].expand(3, 5))
+    assert (again.diff(dim=1) < 0).all()
+    assert (again[:, -1] == grid[8]).all()
+    assert float(sigmas(schedule, again[0, :1])) == pytest.approx(high, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("s_churn", "s_min", "s_max"), [(-1, 0, 1), (math.nan, 0, 1), (math.inf, 0, 1), (1, 2, 1), (1, -1, 1)]
+)
+def test_churn_that_cannot_be_is_refused(s_churn: float, s_min: float, s_max: float) -> None:
+    schedule = EDM(0.1, 10.0)
+    with pytest.raises(SamplingError, match="S_churn ≥ 0 and 0 ≤ S_min < S_max"):
+        grids.churn(schedule, grids.karras(schedule, 5), s_churn, s_min, s_max)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "times"),
+    [(1.0, 0.5, 1), (1.0, 11.0, 1), (1.0, 2.0, 0), (0.0, 2.0, 1), (1.0, 0.0, 1), (1.0, math.nan, 1)],
+)
+def test_a_restart_that_goes_nowhere_is_refused(low: float, high: float, times: int) -> None:
+    schedule = EDM(0.1, 10.0)
+    with pytest.raises(SamplingError, match="a restart rises at least once from low to high"):
+        grids.restart(schedule, grids.karras(schedule, 9), low, high, times=times, steps=4)

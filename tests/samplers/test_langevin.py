@@ -13,7 +13,7 @@ from scorefield.exact import Gaussian, GaussianMixture
 from scorefield.model import Denoiser
 from scorefield.noise import EDM, Schedule
 from scorefield.randomness import Noise, Stream
-from scorefield.samplers.langevin import Langevin, ncsnv2_size
+from scorefield.samplers.langevin import Langevin, SnrLangevin, ncsnv2_size, snr_size
 from scorefield.samplers.loop import Corrector
 
 Mixture = Callable[[Schedule], GaussianMixture]
@@ -125,6 +125,107 @@ def test_a_row_moves_alike_in_any_company(schedule: Schedule, mixture: Mixture) 
     for company in (x[:3], far):
         found = Langevin(3, 0.2)(model, company, t, Noise(stream, range(len(company)), 4))
         assert torch.allclose(found[:3], expected[:3], rtol=1e-12)
+
+
+# -- a signal-to-noise ratio for each row -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OfTheBatch:
+    """Planted: score_sde's corrector, whose norms are means over the batch."""
+
+    ratio: float = 0.16
+
+    def __call__(self, model: Denoiser, x: Tensor, t: Tensor, noise: Noise) -> Tensor:
+        score, z = model.score(x, t), noise.like(x)
+        step = 2 * (self.ratio * z.norm(dim=1).mean() / score.norm(dim=1).mean()) ** 2
+        return x + step * score + (2 * step).sqrt() * z
+
+
+def apart(corrector: Corrector, model: GaussianMixture) -> float:
+    """How far three rows end from where they would, for other rows that were moved with them."""
+    t = model.schedule.time_of_sigma(0.5)
+    x, stream = model.sample(6, seed=0, t=t), Stream(0, "corrector")
+    expected = corrector(model, x, t, Noise(stream, range(6), 4))[:3]
+    far = x.clone()
+    far[3:] *= 1e3
+    companies = [corrector(model, other, t, Noise(stream, range(len(other)), 4))[:3] for other in (x[:3], far)]
+    return max(float((found - expected).abs().max()) for found in companies)
+
+
+def test_a_ratio_of_the_row_knows_no_other_row(schedule: Schedule, mixture: Mixture) -> None:
+    assert apart(SnrLangevin(0.16, 3), mixture(schedule)) < 1e-12
+    assert apart(OfTheBatch(), mixture(schedule)) > 1e-2
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 3)])
+def test_drift_and_noise_of_each_row_have_the_ratio(shape: tuple[int, ...]) -> None:
+    class Plain(Denoiser):
+        schedule = EDM(0.1, 10.0)
+
+        def score(self, x: Tensor, t: Tensor | float) -> Tensor:
+            return -x / 3
+
+    x = Stream(0, "x").normal(8, shape, dtype=torch.float64)
+    stream = Stream(0, "corrector")
+    moved = SnrLangevin(0.16)(Plain(), x, torch.tensor(9.0), Noise(stream, range(8), 0))
+    # The move lies in the plane of score and noise: least squares finds both coefficients, row by row.
+    z = stream.normal(8, shape, dtype=torch.float64)
+    for before, after, noise in zip(x.flatten(1), moved.flatten(1), z.flatten(1), strict=True):
+        pair = torch.stack((-before / 3, noise), dim=1)
+        drift, spread = torch.linalg.lstsq(pair, (after - before)[:, None]).solution.flatten()
+        assert torch.allclose(pair @ torch.stack((drift, spread)), after - before)
+        assert float(drift * pair[:, 0].norm()) == pytest.approx(0.16 * float(spread * noise.norm()), rel=1e-9)
+        assert float(spread**2) == pytest.approx(2 * float(drift), rel=1e-9)  # a Langevin move
+
+
+@pytest.mark.parametrize("features", [4, 16])
+def test_a_ratio_of_the_row_widens_short_rows_as_derived_and_one_of_the_level_does_not(features: int) -> None:
+    # Where the step is a(x) ∝ 1/‖s‖² and its noise T = 1 + 2/D too strong, as ε goes with ‖z‖², the law settles at
+    # p ∝ e^{−‖x‖²/2T}/a: a gamma law in ‖x‖² of mean T(D + 2), for N(0, I). H₀: within 5 standard errors and 3 % for
+    # steps of finite size. The right law, D, is further off than 5; with the level's step it is not.
+    model = Gaussian(torch.zeros(features), torch.zeros(features, features), EDM(0.1, 10.0))
+    start = model.sample(6000, seed=1, t=torch.tensor(1.0))
+
+    def mean_square(corrector: Corrector) -> tuple[float, float]:
+        x = corrector(model, start, torch.tensor(1.0), Noise(Stream(0, "corrector"), range(6000), 0))
+        squares = x.square().sum(1)
+        return float(squares.mean()), float(squares.std()) / math.sqrt(6000)
+
+    found, error = mean_square(SnrLangevin(0.08, 300))
+    settled = (1 + 2 / features) * (features + 2)
+    assert abs(found - settled) < 5 * error + 0.03 * settled
+    assert found - features > 5 * error + 0.03 * settled
+    found, error = mean_square(Langevin(300, snr_size(0.08)))
+    assert abs(found - features) < 5 * error + 0.01 * features
+
+
+@pytest.mark.parametrize("ratio", [0.05, 0.16])
+def test_the_size_for_a_ratio_gives_it_to_a_long_row_of_noise(ratio: float) -> None:
+    # Around data of one point; both lengths are √D of theirs up to 1/√(2D) = 0.5 %, here within 5 such deviations.
+    model = Gaussian(torch.zeros(100), torch.zeros(100, 100), EDM(0.1, 10.0))
+    t = torch.tensor(3.0, dtype=torch.float64)
+    x, noise = model.sample(200, seed=1, t=t), Noise(Stream(0, "corrector"), range(200), 0)
+    moved = Langevin(1, snr_size(ratio))(model, x, t, noise)
+    z = noise.like(x)
+    pair = torch.stack((model.score(x, t).flatten(), z.flatten()), dim=1)
+    drift, spread = torch.linalg.lstsq(pair, (moved - x).flatten()[:, None]).solution.flatten()
+    assert float(drift * pair[:, 0].norm() / (spread * z.norm())) == pytest.approx(ratio, rel=0.035)
+
+
+def test_a_row_without_a_score_moves_no_further_than_the_largest_step() -> None:
+    model = Gaussian(torch.zeros(2), torch.eye(2), EDM(0.1, 10.0))
+    noise = Noise(Stream(0, "corrector"), range(50), 0)
+    x = SnrLangevin(0.16, 1, 2.0)(model, torch.zeros(50, 2, dtype=torch.float64), torch.tensor(3.0), noise)
+    assert torch.allclose(x, math.sqrt(2) * 3 * noise.like(x))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "steps", "largest"), [(0.0, 1, 1), (-1.0, 1, 1), (math.nan, 1, 1), (0.1, 0, 1), (0.1, 1, 4)]
+)
+def test_ratios_that_cannot_be_are_refused(ratio: float, steps: int, largest: float) -> None:
+    with pytest.raises(SamplingError, match="ratio > 0 and 0 < largest < 4"):
+        SnrLangevin(ratio, steps, largest)
 
 
 # -- NCSNv2's size ----------------------------------------------------------------------------------------------------

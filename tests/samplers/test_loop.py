@@ -13,12 +13,13 @@ from scorefield.exact import Gaussian, GaussianMixture
 from scorefield.model import Denoiser
 from scorefield.noise import EDM, VP, Schedule
 from scorefield.parametrization import Estimate
-from scorefield.randomness import Noise
+from scorefield.randomness import Noise, Stream
 from scorefield.samplers import presets
-from scorefield.samplers.grids import geometric, karras, uniform
-from scorefield.samplers.langevin import Langevin
+from scorefield.samplers.grids import churn, geometric, karras, restart, uniform
+from scorefield.samplers.langevin import Langevin, snr_size
 from scorefield.samplers.loop import Corrector, Predictor, first_draw, sample
 from scorefield.samplers.predictors import Ancestral, Euler, Heun
+from scorefield.samplers.stochastic import ReverseDiffusion
 
 Mixture = Callable[[Schedule], GaussianMixture]
 Misfit = Callable[..., float]
@@ -31,6 +32,7 @@ WALKS: dict[str, Walk] = {
     "heun": (Heun(), None),
     "annealed langevin": (None, Langevin(10, 0.2)),
     "predictor and corrector": (Ancestral(1.0), Langevin(1, 0.1)),
+    "reverse diffusion and corrector": (ReverseDiffusion(), Langevin(1, snr_size(0.16))),
 }
 each_walk = pytest.mark.parametrize("walk", list(WALKS.values()), ids=WALKS)
 
@@ -167,7 +169,7 @@ def test_the_corrector_stays_and_then_the_predictor_goes_down(mixture: Mixture) 
     seen: list[tuple[int, float]] = []
     sample(
         mixture(EDM(0.1, 10.0)), 4, (2,), grid, predictor, corrector, seed=0,
-        on_step=lambda step, t, x: seen.append((step, float(t))),
+        on_step=lambda step, t, x, x0: seen.append((step, float(t))),
     )  # fmt: skip
     assert calls == [("stay", 3, 3), ("down", 3, 2), ("stay", 2, 2), ("down", 2, 1), ("stay", 1, 1)]
     assert seen == [(0, 3.0), (1, 2.0), (2, 1.0)]
@@ -177,12 +179,146 @@ def test_what_is_seen_on_the_way_is_the_walk(mixture: Mixture) -> None:
     schedule = EDM(0.1, 10.0)
     model, grid = mixture(schedule), karras(schedule, 6)
     seen: list[Tensor] = []
-    sample(model, 5, (2,), grid, Ancestral(), seed=0, on_step=lambda step, t, x: seen.append(x))
+    sample(model, 5, (2,), grid, Ancestral(), seed=0, on_step=lambda step, t, x, x0: seen.append(x))
     assert len(seen) == 6
     # Row by row each is what a shorter walk ends with.
     for steps in range(1, 7):
         shorter = sample(model, 5, (2,), grid[:steps], Ancestral(), seed=0, denoise=False)
         assert torch.equal(shorter, seen[steps - 1])
+
+
+@each_walk
+def test_the_estimate_that_is_seen_is_the_model_s_and_costs_nothing(walk: Walk) -> None:
+    seen: list[tuple[Tensor, Tensor, Tensor | None]] = []
+    watched, alone, grid = Counting(), Counting(), karras(EDM(0.1, 10.0), 6)
+    x = sample(watched, 5, (2,), grid, *walk, seed=0, on_step=lambda step, t, x, x0: seen.append((t, x, x0)))
+    assert torch.equal(x, sample(alone, 5, (2,), grid, *walk, seed=0))
+    assert watched.calls == alone.calls
+    assert not watched._forward_hooks  # nothing stays behind
+    for step, (t, at, x0) in enumerate(seen):
+        if walk[0] is None and step < 5:  # Langevin ends a level with a move, and asks nothing of where it went
+            assert x0 is None
+        else:
+            assert x0 is not None
+            assert torch.equal(x0, alone(at, t).x0)
+
+
+def test_an_estimate_of_another_place_is_not_taken_for_that_of_x() -> None:
+    def aside(model: Denoiser, x: Tensor, t: Tensor, s: Tensor, memory: None, noise: Noise) -> tuple[Tensor, None]:
+        return model(x + 1, t).x0, None
+
+    seen: list[Tensor | None] = []
+    sample(
+        Counting(), 3, (2,), karras(EDM(0.1, 10.0), 3), aside, seed=0,
+        on_step=lambda step, t, x, x0: seen.append(x0),
+    )  # fmt: skip
+    assert seen[:2] == [None, None]
+    assert seen[2] is not None
+
+
+# -- grids that rise --------------------------------------------------------------------------------------------------
+
+RISING = torch.tensor([5.0, 2.0, 3.0, 1.0, 4.0, 0.5], dtype=torch.float64)
+
+
+def test_where_the_grid_rises_x_is_noised_and_the_model_is_not_asked() -> None:
+    # Five steps, two of them up: three evaluations by Euler, one by Tweedie; every level is seen.
+    model, seen = Counting(), list[tuple[int, float, bool]]()
+    sample(
+        model, 3, (2,), RISING, Euler(), seed=0,
+        on_step=lambda step, t, x, x0: seen.append((step, float(t), x0 is None)),
+    )  # fmt: skip
+    assert model.calls == 4
+    assert seen == [(step, float(t), step in (1, 3)) for step, t in enumerate(RISING)]
+
+
+def test_what_is_noised_forgets_its_memory_and_has_noise_of_its_own(mixture: Mixture) -> None:
+    steps: list[tuple[float, int | None]] = []
+
+    def predictor(
+        model: Denoiser, x: Tensor, t: Tensor, s: Tensor, memory: int | None, noise: Noise
+    ) -> tuple[Tensor, int]:
+        steps.append((float(t), memory))
+        return x, noise.step
+
+    end = sample(mixture(EDM(0.1, 10.0)), 500, (2,), RISING, predictor, seed=0, denoise=False, dtype=torch.float64)
+    assert steps == [(5.0, None), (3.0, None), (4.0, None)]
+    # Two rises, of √(3² − 2²) and √(4² − 1²), and a first draw: independent, so their variances add up. H₀: 5 standard
+    # errors. Caught: the same noise twice, whose deviations would add up.
+    start = first_draw(
+        mixture(EDM(0.1, 10.0)), range(500), (2,), RISING[0], seed=0, dtype=torch.float64, device="cpu"
+    )  # fmt: skip
+    added = (end - start).square().flatten()
+    error = float(added.std()) / math.sqrt(len(added))
+    assert abs(float(added.mean()) - 20) < 5 * error
+    assert abs(float(added.mean()) - (5**0.5 + 15**0.5) ** 2) > 5 * error
+    product = ((end - start) * start).flatten()
+    assert abs(float(product.mean())) < 5 * float(product.std()) / math.sqrt(len(product))
+
+
+@pytest.mark.parametrize("name", ["churn", "restart"])
+def test_heun_on_a_rising_grid_reaches_p_t(schedule: Schedule, name: str, mixture: Mixture, misfit: Misfit) -> None:
+    # Caught: noise of the rises that is half as wide again, half as wide, or none.
+    model, grid = mixture(schedule), down_from(20.0, schedule, 40)
+    if name == "churn":
+        rising = churn(schedule, grid, 16.0, 0.05, 10.0)  # two thirds of its levels rise by √2
+    else:
+        rising = restart(schedule, grid, 0.1, 2.0, times=2, steps=20)
+    start = model.sample(3000, seed=1, t=grid[0])
+
+    def fits(s_noise: float) -> bool:
+        x = sample(model, 3000, (2,), rising, Heun(), seed=0, start=start, denoise=False, s_noise=s_noise)
+        return misfit(x, schedule, grid[-1]) < 1
+
+    assert len(rising) > 60
+    assert fits(1.0)
+    assert not any(fits(wrong) for wrong in (0.0, 0.5, 1.5))
+
+
+def test_churn_makes_algorithm_2_of_edm_of_heun(mixture: Mixture) -> None:
+    # Karras et al. 2022, Algorithm 2, line by line; the noise that `sample` has for its step i is given to it.
+    schedule, shape = EDM(0.03, 80.0), (7, 2)
+    model, t = mixture(schedule), karras(schedule, 12)
+    s_churn, s_min, s_max, s_noise = 4.0, 0.1, 20.0, 1.007
+    grid = churn(schedule, t, s_churn, s_min, s_max)
+    x = 80 * Stream(5, "start").normal(7, (2,), dtype=torch.float64)
+    found = sample(model, 7, (2,), grid, Heun(), seed=9, start=x, s_noise=s_noise)
+    noise, place, levels = Stream(9, "renoise"), 0, [*t.tolist(), 0.0]
+    for i in range(12):
+        now, below = levels[i], levels[i + 1]
+        gamma = min(s_churn / 12, math.sqrt(2) - 1) if s_min <= now <= s_max and i < 11 else 0.0
+        raised = now + gamma * now
+        if gamma > 0:
+            z = noise.normal(7, (2,), step=place, dtype=torch.float64)
+            x = x + math.sqrt(raised**2 - now**2) * s_noise * z
+            place += 1
+        d = (x - model(x, raised).x0) / raised
+        x_next = x + (below - raised) * d
+        if below > 0:
+            d_next = (x_next - model(x_next, below).x0) / below
+            x_next = x + (below - raised) * (d + d_next) / 2
+        x, place = x_next, place + 1
+    assert x.shape == shape
+    assert torch.allclose(found, x, rtol=1e-9, atol=1e-12)
+
+
+def test_row_i_of_a_rising_walk_is_the_same_to_the_bit(schedule: Schedule, mixture: Mixture) -> None:
+    model = mixture(schedule)
+    grid = churn(schedule, karras(schedule, 8), 3.0)
+
+    def rows(which: range) -> Tensor:
+        return sample(model, which, (2,), grid, Heun(), Langevin(), seed=3, dtype=torch.float64)
+
+    parts = [rows(range(a, b)) for a, b in pairwise((0, 1, 17, 50))]
+    assert torch.equal(torch.cat(parts), rows(range(50)))
+
+
+def test_a_walk_may_end_above_where_it_was_if_it_need_not_end_in_data(mixture: Mixture) -> None:
+    schedule = EDM(0.1, 10.0)
+    start = torch.zeros(2000, 2, dtype=torch.float64)
+    grid = torch.tensor([0.5, 2.0], dtype=torch.float64)
+    x = sample(mixture(schedule), 2000, (2,), grid, None, seed=0, denoise=False, start=start)
+    assert float(x.std()) == pytest.approx(math.sqrt(2**2 - 0.5**2), rel=0.06)  # 5 standard errors of 1/√(2·4000)
 
 
 def test_no_gradient_is_kept(mixture: Mixture) -> None:
@@ -280,16 +416,16 @@ BAD_GRIDS: dict[str, tuple[Tensor, str]] = {
     "no level": (torch.zeros(0), "at least one level"),
     "a number": (torch.tensor(1.0), "at least one level"),
     "a table": (torch.ones(2, 2), "at least one level"),
-    "rising": (torch.tensor([1.0, 2.0]), "must fall"),
-    "staying": (torch.tensor([2.0, 1.0, 1.0]), "must fall"),
-    "up and down": (torch.tensor([3.0, 1.0, 2.0]), "must fall"),
-    "not a number": (torch.tensor([3.0, math.nan, 1.0]), "must fall"),
+    "rising": (torch.tensor([1.0, 2.0]), "ends at its lowest level, got 2 at the end and 1 before"),
+    "staying": (torch.tensor([2.0, 1.0, 1.0]), "never stays: levels 1 and 2 are 1"),
+    "up at the end": (torch.tensor([3.0, 1.0, 2.0]), "ends at its lowest level, got 2"),
+    "not a number": (torch.tensor([3.0, math.nan, 1.0]), "finite, got nan"),
     "infinite": (torch.tensor([math.inf, 1.0]), "finite"),
 }
 
 
 @pytest.mark.parametrize("name", BAD_GRIDS)
-def test_a_grid_that_does_not_fall_is_refused_before_the_model_is_asked(name: str) -> None:
+def test_a_grid_that_leads_nowhere_is_refused_before_the_model_is_asked(name: str) -> None:
     grid, words = BAD_GRIDS[name]
     model = Counting()
     with pytest.raises(SamplingError, match=words):
@@ -306,24 +442,64 @@ def test_a_sampler_of_fewer_than_two_steps_is_refused_before_the_model_is_asked(
         assert model.calls == 0
 
 
+class Breaks(Gaussian):
+    """Standard normal data, with an estimate that is not finite for two rows below a level."""
+
+    def __init__(self, bad: float, first: int, below: float) -> None:
+        super().__init__(torch.zeros(2), torch.eye(2), EDM(0.1, 10.0))
+        self.bad, self.first, self.below = bad, first, below
+
+    def forward(self, x_t: Tensor, t: Tensor | float) -> Estimate:
+        level = self.schedule.at(t, like=x_t)
+        x0 = x_t / (1 + level.sigma**2).to(x_t.dtype)
+        if float(t) < self.below:
+            x0[13 - self.first] = self.bad
+            x0[17 - self.first] = self.bad
+        return Estimate(x0, (x_t - x0) / level.sigma.to(x_t.dtype), level)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize(("shape", "rows"), [((2,), range(10, 20)), ((2,), 20), ((), range(10, 20))])
-def test_a_model_that_is_not_finite_is_refused_and_its_rows_are_named(
-    bad: float, shape: tuple[int, ...], rows: int | range
+@pytest.mark.parametrize("below", [20.0, 6.0, 4.0])
+def test_values_that_are_not_finite_are_refused_with_row_step_and_level(
+    bad: float, shape: tuple[int, ...], rows: int | range, below: float
 ) -> None:
-    class Breaks(Denoiser):
-        schedule, sigma_data = EDM(0.1, 10.0), 1.0
+    # Of the levels 10, 5.05 and 0.1: what the model breaks at one shows in x at the next.
+    first, count = (0, rows) if isinstance(rows, int) else (rows.start, len(rows))
+    place = {
+        20.0: "from step 1, level t = 5.05",
+        6.0: "from step 2, level t = 0.1",
+        4.0: "in the last estimate, of x0, after step 2, level t = 0.1",
+    }
+    with pytest.raises(SamplingError) as refusal:
+        sample(Breaks(bad, first, below), rows, shape, uniform(EDM(0.1, 10.0), 3), Ancestral(), seed=0)
+    assert str(refusal.value) == f"2 of {count} rows are not finite, row 13 the first, {place[below]}"
 
-        def forward(self, x_t: Tensor, t: Tensor | float) -> Estimate:
-            x0 = torch.zeros_like(x_t)
-            first = 0 if isinstance(rows, int) else rows.start
-            x0[13 - first] = bad
-            x0[17 - first] = bad
-            return Estimate(x0, torch.zeros_like(x_t), self.schedule.at(t, like=x_t))
 
-    count = rows if isinstance(rows, int) else len(rows)
-    with pytest.raises(SamplingError, match=f"2 of {count} rows are not finite, row 13 the first"):
-        sample(Breaks(), rows, shape, uniform(EDM(0.1, 10.0), 3), Ancestral(), seed=0)
+def test_a_corrector_that_breaks_is_named_at_its_level() -> None:
+    def corrector(model: Denoiser, x: Tensor, t: Tensor, noise: Noise) -> Tensor:
+        return x / 0 if noise.step == 1 else x
+
+    with pytest.raises(SamplingError, match=r"row 0 the first, from step 1, level t = 5.05"):
+        sample(Counting(), 3, (2,), uniform(EDM(0.1, 10.0), 3), Ancestral(), corrector, seed=0)
+
+
+def test_a_broken_walk_is_told_once_and_leaves_nothing_on_the_model() -> None:
+    told: list[int] = []
+    model = Breaks(math.nan, 0, 20.0)
+    with pytest.raises(SamplingError):
+        sample(
+            model, 20, (2,), uniform(EDM(0.1, 10.0), 3), Ancestral(), seed=0,
+            on_step=lambda step, t, x, x0: told.append(step),
+        )  # fmt: skip
+    assert told == [0, 1, 2]
+    assert not model._forward_hooks
+
+
+@pytest.mark.parametrize("s_noise", [-0.1, math.nan, math.inf])
+def test_noise_of_a_rise_that_cannot_be_is_refused(s_noise: float) -> None:
+    with pytest.raises(SamplingError, match="s_noise must be finite"):
+        sample(Counting(), 3, (2,), RISING, Euler(), seed=0, s_noise=s_noise)
 
 
 def test_other_steps_of_a_named_sampler() -> None:

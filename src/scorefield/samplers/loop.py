@@ -1,13 +1,14 @@
 """The one loop of every sampler: at each level of a grid the corrector stays, then the predictor goes down.
 
 x ~ N(0, α²σ_data² + σ²) at the first level;   at each t:  x ← corrector(x, t),  x ← predictor(x, t → s);
-last, without noise:  x ← E[x0 given x]   (Tweedie)
+where the grid rises, t < s:  x ← x noised from t to s;   last, without noise:  x ← E[x0 given x]   (Tweedie)
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -18,7 +19,8 @@ from scorefield.model import Denoiser
 from scorefield.noise import Schedule
 from scorefield.randomness import Noise, Stream
 
-OnStep = Callable[[int, Tensor, Tensor], None]
+# Called with step, t, x, and E[x0 given x] where the walk has asked for it.
+OnStep = Callable[[int, Tensor, Tensor, Tensor | None], None]
 
 
 class Predictor(Protocol):
@@ -60,6 +62,7 @@ def sample(
     *,
     seed: int,
     denoise: bool = True,
+    s_noise: float = 1.0,
     start: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
@@ -71,45 +74,117 @@ def sample(
         model: the denoiser; conditions are bound to it beforehand by `given`.
         rows: how many rows, or which: row i is the same whatever rows are drawn with it.
         shape: the shape of one row.
-        grid: levels, (K,) float64, falling.
+        grid: levels, (K,) float64, no two neighbours equal. From a level to a higher one x is noised again, with noise
+            of its own and no evaluation, as churn, restarts and RePaint need it, and the predictor forgets its memory.
         predictor: the step down; None leaves x/α as it is between levels (annealed Langevin).
         corrector: steps at every level, or None.
         seed: of all randomness here.
-        denoise: whether to end with E[x0 given x] at the last level; without it x is of that level.
+        denoise: whether to end with E[x0 given x] at the last level, which then is the lowest; without it x is of that
+            level.
+        s_noise: the deviation of the noise where the grid rises, S_noise of Karras et al. 2022, arXiv:2206.00364; 1 is
+            what takes p_t to p_s.
         start: x at the first level, (B, *shape), instead of a draw.
         dtype, device: of the result.
-        on_step: called as on_step(step, t, x) at each level that was reached.
+        on_step: called as on_step(step, t, x, x0) at each level when it is left, with E[x0 given x] where the walk has
+            evaluated the model at x, as all predictors do, and None elsewhere: it costs no evaluation.
 
     Returns:
         (B, *shape).
 
     Raises:
-        SamplingError: for a grid that is empty or does not fall, and for values that are not finite.
+        SamplingError: for a grid that is empty, stays where it is or does not end at its lowest level, and for values
+            that are not finite, naming row, step and level. To find these, the walk is walked once more up to there:
+            rows and noise are the same again, and a walk that goes well is not slowed down by any check on its way.
     """
-    _check_grid(grid)
+    _check_grid(grid, denoise)
+    if not 0 <= s_noise < math.inf:
+        raise SamplingError(f"s_noise must be finite and not negative, got {s_noise}")
     rows = range(rows) if isinstance(rows, int) else rows
-    down, stay = Stream(seed, "predictor"), Stream(seed, "corrector")
+    walk = _Walk(model, rows, grid, predictor, corrector, seed, denoise, s_noise)
     with torch.no_grad():
         x = first_draw(model, rows, shape, grid[0], seed=seed, dtype=dtype, device=device) if start is None else start
-        memory = None
-        for step, t in enumerate(grid):
-            if corrector is not None:
-                x = corrector(model, x, t, Noise(stay, rows, step))
-            if on_step is not None:
-                on_step(step, t, x)
-            if step + 1 < len(grid):
-                s = grid[step + 1]
-                if predictor is None:
-                    x = _keep(model.schedule, x, t, s)
+        end = walk(x, on_step)
+        if not end.isfinite().all():
+            broken = _broken(end)
+            # Raises at the first level that is not finite; if there is none, it was the last estimate of x0.
+            walk(x, _refuse(rows, len(broken)))
+            raise _not_finite(rows, broken, len(broken), len(grid) - 1, grid[-1], "in the last estimate, of x0, after")
+    return end
+
+
+@dataclass(frozen=True, eq=False)
+class _Walk:
+    """A walk down a grid, which can be walked again from the same x and is then the same."""
+
+    model: Denoiser
+    rows: range
+    grid: Tensor
+    predictor: Predictor | None
+    corrector: Corrector | None
+    seed: int
+    denoise: bool
+    s_noise: float
+
+    def __call__(self, x: Tensor, on_step: OnStep | None) -> Tensor:
+        model, down, stay, up = self.model, *(Stream(self.seed, n) for n in ("predictor", "corrector", "renoise"))
+        memory, last = None, len(self.grid) - 1
+        rises = (self.grid.diff() > 0).tolist()
+        seen: list[Tensor] = []
+
+        def listen(module: Any, inputs: tuple[Any, ...], estimate: Any) -> None:
+            if inputs and inputs[0] is x and not seen:
+                seen.append(estimate.x0)
+
+        ear = None if on_step is None else model.register_forward_hook(listen)
+        try:
+            for step, t in enumerate(self.grid):
+                if self.corrector is not None:
+                    x = self.corrector(model, x, t, Noise(stay, self.rows, step))
+                    seen.clear()
+                if step == last:
+                    after = model(x, t).x0 if self.denoise else x
+                elif rises[step]:
+                    z = Noise(up, self.rows, step).like(x)
+                    after = model.schedule.renoise(
+                        x, t, self.grid[step + 1], z if self.s_noise == 1 else self.s_noise * z
+                    )
+                    memory = None
+                elif self.predictor is None:
+                    after = _keep(model.schedule, x, t, self.grid[step + 1])
                 else:
-                    x, memory = predictor(model, x, t, s, memory, Noise(down, rows, step))
-        if denoise:
-            x = model(x, grid[-1]).x0
-    finite = x.isfinite().reshape(len(x), math.prod(shape)).all(1)
-    if not finite.all():
-        first = rows[int((~finite).nonzero()[0])]
-        raise SamplingError(f"{int((~finite).sum())} of {len(rows)} rows are not finite, row {first} the first")
-    return x
+                    s, noise = self.grid[step + 1], Noise(down, self.rows, step)
+                    after, memory = self.predictor(model, x, t, s, memory, noise)
+                if on_step is not None:
+                    on_step(step, t, x, seen[0] if seen else None)
+                    seen.clear()
+                x = after
+        finally:
+            if ear is not None:
+                ear.remove()
+        return x
+
+
+def _refuse(rows: range, count: int) -> OnStep:
+    """What raises at the first level at which a row is not finite; so many are at the end."""
+
+    def check(step: int, t: Tensor, x: Tensor, x0: Tensor | None) -> None:
+        broken = _broken(x)
+        if len(broken):
+            raise _not_finite(rows, broken, count, step, t, "from")
+
+    return check
+
+
+def _broken(x: Tensor) -> Tensor:
+    """Which rows are not finite."""
+    return (~x.isfinite().reshape(len(x), math.prod(x.shape[1:])).all(1)).nonzero().flatten()
+
+
+def _not_finite(rows: range, broken: Tensor, count: int, step: int, t: Tensor, where: str) -> SamplingError:
+    return SamplingError(
+        f"{count} of {len(rows)} rows are not finite, row {rows[int(broken[0])]} the first, "
+        f"{where} step {step}, level t = {float(t):g}"
+    )
 
 
 def first_draw(
@@ -134,8 +209,15 @@ def _keep(schedule: Schedule, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
     return x * ratio.to(x.dtype).to(x.device)
 
 
-def _check_grid(grid: Tensor) -> None:
+def _check_grid(grid: Tensor, denoise: bool) -> None:
     if grid.ndim != 1 or len(grid) < 1:
         raise SamplingError(f"a grid is a list of at least one level, got shape {tuple(grid.shape)}")
-    if not grid.isfinite().all() or not (grid[1:] < grid[:-1]).all():
-        raise SamplingError("a grid must fall from its first level to its last and be finite")
+    if not grid.isfinite().all():
+        raise SamplingError(f"a grid is finite, got {grid[~grid.isfinite()][0]:g}")
+    if (grid.diff() == 0).any():
+        place = int((grid.diff() == 0).nonzero()[0])
+        raise SamplingError(f"a grid goes down or up, never stays: levels {place} and {place + 1} are {grid[place]:g}")
+    if denoise and grid[-1] > grid.min():
+        raise SamplingError(
+            f"a walk to clean data ends at its lowest level, got {grid[-1]:g} at the end and {grid.min():g} before"
+        )

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from scorefield.model import Denoiser
+from scorefield.noise import Schedule
 from scorefield.samplers import grids
-from scorefield.samplers.langevin import Langevin, ncsnv2_size
+from scorefield.samplers.langevin import Langevin, ncsnv2_size, snr_size
 from scorefield.samplers.loop import Corrector, OnStep, Predictor, sample
 from scorefield.samplers.multistep import DPMSolver2M, ExponentialAdams, UniPC
 from scorefield.samplers.predictors import Ancestral, Euler, Heun
+from scorefield.samplers.stochastic import ConsistentAnnealed, EulerMaruyama, ReverseDiffusion
 
 MOVES = 5  # Langevin moves at a level, as NCSNv2 has them for images
 
@@ -112,6 +114,41 @@ def exponential_adams(steps: int = 32, order: int = 4) -> Sampler:
     return Sampler("exponential_adams", steps, grids.geometric, ExponentialAdams(order))
 
 
+def heun_churn(steps: int = 50, s_churn: float = 40.0) -> Sampler:
+    """Heun with new noise before each step (Karras et al. 2022, Algorithm 2, arXiv:2206.00364), where σ is not tiny."""
+
+    def grid(schedule: Schedule, count: int) -> Tensor:
+        return grids.churn(schedule, grids.karras(schedule, count), s_churn, s_min=0.05, s_max=50.0)
+
+    return Sampler("heun_churn", steps, grid, Heun())
+
+
+def euler_maruyama(steps: int = 500) -> Sampler:
+    """The reverse SDE by Euler–Maruyama (Song et al. 2021, arXiv:2011.13456) on Karras' grid."""
+    return Sampler("euler_maruyama", steps, grids.karras, EulerMaruyama())
+
+
+def reverse_diffusion(steps: int = 500) -> Sampler:
+    """The reverse SDE by the steps of the noise itself, backwards (Song et al. 2021, appendix E, arXiv:2011.13456)."""
+    return Sampler("reverse_diffusion", steps, grids.geometric, ReverseDiffusion())
+
+
+def predictor_corrector(steps: int = 250, ratio: float = 0.16) -> Sampler:
+    """Reverse diffusion with a Langevin move at each level (Song et al. 2021, Algorithm 1, arXiv:2011.13456).
+
+    Args:
+        steps: number of levels.
+        ratio: of drift to noise in a move, their signal-to-noise ratio; the step belongs to the level.
+    """
+    corrector = Langevin(1, snr_size(ratio))
+    return Sampler("predictor_corrector", steps, grids.geometric, ReverseDiffusion(), lambda sigmas: corrector)
+
+
+def consistent_annealed(steps: int = 250, pace: float = 3.0) -> Sampler:
+    """Consistent annealed sampling (Jolicoeur-Martineau et al. 2021, arXiv:2009.05475)."""
+    return Sampler("consistent_annealed", steps, grids.geometric, ConsistentAnnealed(pace))
+
+
 def annealed_langevin(steps: int = 100, moves: int = MOVES, size: float | None = None) -> Sampler:
     """Annealed Langevin dynamics (Song & Ermon 2019, Algorithm 1, arXiv:1907.05600), and NCSNv2's way to its step.
 
@@ -134,6 +171,11 @@ SAMPLERS: dict[str, Callable[[], Sampler]] = {
     "ancestral": ancestral,
     "euler": euler,
     "heun": heun,
+    "heun_churn": heun_churn,
+    "euler_maruyama": euler_maruyama,
+    "reverse_diffusion": reverse_diffusion,
+    "predictor_corrector": predictor_corrector,
+    "consistent_annealed": consistent_annealed,
     "dpmpp_2m": dpmpp_2m,
     "dpmpp_2m_sde": dpmpp_2m_sde,
     "dpmpp_3m": dpmpp_3m,
