@@ -225,23 +225,21 @@ def _train(trainer: Trainer, recipe: Recipe, folder: Path | None, report: Report
     """Run the trainer: log, report, save, and stop when asked."""
     journal = Journal(None if folder is None else folder / "metrics.jsonl", trainer.number)
     every, keep = recipe.checkpoint.every, recipe.checkpoint.keep
-    losses: list[torch.Tensor] = []
-    errors: list[torch.Tensor] = []
+    recent: list[Step] = []
     said, saved, first = time.monotonic(), time.monotonic(), trainer.number
     started = trainer.seconds
     for step in trainer:
-        losses.append(step.loss)
-        errors.append(step.std_error)
+        recent.append(step)
         now = time.monotonic()
         stop = report.should_stop()
         last = step.share >= 1 or trainer.stopped_early or stop
         rate = (step.number - first) / max(step.seconds - started, 1e-9)
         if step.held_out is not None or last or now - said > _REPORT_SECONDS:
-            loss = float(torch.stack(losses).mean())
+            loss = float(torch.stack([each.loss for each in recent]).mean())
             left = step.seconds * (1 - step.share) / max(step.share, 1e-9)
-            error = float(torch.stack(errors).square().sum().sqrt()) / len(errors)
+            error = float(torch.stack([each.std_error for each in recent]).square().sum().sqrt()) / len(recent)
             report.step(step, loss, error, rate, left)
-            losses, errors, said = [], [], now
+            recent, said = [], now
         # Which steps have a line depends on nothing but their number, so that a run that was cut off has the same.
         if step.number % _JOURNAL_STEPS == 0 or step.held_out is not None or step.share >= 1:
             journal.write(_line(step, rate))

@@ -25,7 +25,16 @@ from scorefield.objectives.times import Importance, ImportantLevels, LogNormal, 
 from scorefield.objectives.variational import Hybrid, VariationalBound
 from scorefield.objectives.weights import WEIGHTS
 from scorefield.parametrization import EPSILON, SCORE, VELOCITY, X0, Parametrization, V, edm_f
-from scorefield.recipes import NetworkSettings, NoiseSettings, Notation, ObjectiveSettings, Recipe, SamplerSettings
+from scorefield.recipes import (
+    BOUNDS,
+    LEVELLED,
+    NetworkSettings,
+    NoiseSettings,
+    Notation,
+    ObjectiveSettings,
+    Recipe,
+    SamplerSettings,
+)
 from scorefield.samplers.langevin import Langevin
 from scorefield.samplers.predictors import Ancestral
 from scorefield.samplers.presets import MOVES, SAMPLERS, Sampler, annealed_langevin
@@ -34,7 +43,6 @@ from scorefield.variational.step import fixed_large, fixed_small, learned
 
 T = TypeVar("T")
 
-_BOUNDS = ("variational", "hybrid")
 _LEVELS = ("levels", "important_levels")
 _VARIANCES = {"posterior": fixed_small, "beta": fixed_large, "learned": learned}
 
@@ -52,10 +60,10 @@ def build_model(recipe: Recipe, shape: tuple[int, ...], condition_features: int,
         OptionError: for names that are not known, and parts that do not go together.
     """
     learns_variance = recipe.objective.variance == "learned"
-    if learns_variance and recipe.objective.criterion not in _BOUNDS:
+    if learns_variance and recipe.objective.criterion not in BOUNDS:
         raise OptionError(
             f"objective.variance=learned: {recipe.objective.criterion} does not train a variance, "
-            f"objective.criterion={' or '.join(_BOUNDS)} does"
+            f"objective.criterion={' or '.join(BOUNDS)} does"
         )
     if learns_variance and recipe.network.energy:
         raise OptionError("network.energy=true: the gradient of an energy has no second output for a learned variance")
@@ -123,12 +131,12 @@ def build_objective(recipe: Recipe) -> ScoreMatching:
     settings = recipe.objective
     sigma_data = _known(recipe.noise.sigma_data)
     weight = _named(WEIGHTS, settings.weight, "objective.weight")
-    if settings.times in _LEVELS and recipe.noise.schedule not in ("ddpm", "ncsn"):
+    if settings.times in _LEVELS and recipe.noise.schedule not in LEVELLED:
         raise OptionError(
             f"objective.times={settings.times} needs noise.schedule ddpm or ncsn, which have levels, "
             f"not {recipe.noise.schedule}"
         )
-    if settings.criterion in _BOUNDS and settings.times not in _LEVELS:
+    if settings.criterion in BOUNDS and settings.times not in _LEVELS:
         raise OptionError(
             f"objective.criterion={settings.criterion} is of whole levels: objective.times={settings.times} should be "
             f"{' or '.join(_LEVELS)}"

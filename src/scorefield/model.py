@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from scorefield.calculus import plain_attention
 from scorefield.errors import OptionError
-from scorefield.noise import Clean, NoiseLevel, Schedule, mix
-from scorefield.parametrization import Estimate, Parametrization
+from scorefield.noise import Clean, NoiseLevel, Schedule
+from scorefield.parametrization import X0, Estimate, Parametrization
 
 _LARGEST_LOG_SNR = 40.0  # of c_noise: at α = 0, where a flow begins, there is no data left and log snr = −∞
 
@@ -284,9 +284,8 @@ class Bounded(Denoiser):
 
     def forward(self, x_t: Tensor, t: Tensor | float) -> Estimate:
         estimate: Estimate = self.denoiser(x_t, t)
-        level = estimate.level
         x0 = estimate.x0.clamp(self.low.to(x_t), self.high.to(x_t))
-        implied = mix(1 / level.sigma, x_t, -level.alpha / level.sigma, x0)
+        implied = X0.split(x0, x_t, estimate.level).epsilon
         return replace(estimate, x0=x0, epsilon=torch.where(x0 == estimate.x0, estimate.epsilon, implied))
 
     def given(self, condition: Tensor) -> Bounded:

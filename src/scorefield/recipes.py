@@ -18,6 +18,8 @@ Notation = Literal["x0", "epsilon", "score", "v", "velocity", "F"]
 Criterion = Literal[
     "denoising", "implicit", "sliced", "finite_difference", "variational", "hybrid", "contrastive", "explicit"
 ]
+BOUNDS = ("variational", "hybrid")  # the criteria that train the variational bound
+LEVELLED = ("ddpm", "ncsn")  # the schedules that have levels
 Times = Literal["uniform", "levels", "log_uniform", "log_normal", "importance", "important_levels"]
 
 

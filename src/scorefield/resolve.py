@@ -12,6 +12,8 @@ from scorefield.errors import OptionError
 from scorefield.noise import VP, Cosine, Schedule, SubVP
 from scorefield.noise_range import NoiseRange
 from scorefield.recipes import (
+    BOUNDS,
+    LEVELLED,
     NetworkSettings,
     NoiseSettings,
     ObjectiveSettings,
@@ -102,8 +104,8 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "probes": ("sliced", "finite_difference"),
     "reduced_variance": ("sliced",),
     "difference": ("finite_difference",),
-    "decoder": ("variational", "hybrid"),
-    "bin_width": ("variational", "hybrid"),
+    "decoder": BOUNDS,
+    "bin_width": BOUNDS,
     "moves": ("contrastive",),
 }
 
@@ -165,7 +167,7 @@ def _objective(given: ObjectiveSettings, noise: NoiseSettings, facts: DataFacts,
     law = f"{times} ({mean:.3g}, {std:.3g})" if mean is not None and std is not None else times
     criterion = given.criterion.replace("_", "-")
     text = f"objective: {criterion}, predicts {given.prediction}, squared in {given.loss}, noise {law}"
-    if given.criterion in ("variational", "hybrid"):
+    if given.criterion in BOUNDS:
         objective = _bound(objective, noise, facts)
         width = objective.bin_width
         last = "Gaussian" if width is None else f"discretised, bins of {_span(width)}"
@@ -184,7 +186,7 @@ def _bound(given: ObjectiveSettings, noise: NoiseSettings, facts: DataFacts) -> 
     Raises:
         OptionError: for a schedule without levels, and a discretised decoder of data that are not integers.
     """
-    if noise.schedule not in ("ddpm", "ncsn"):
+    if noise.schedule not in LEVELLED:
         raise OptionError(
             f"objective.criterion={given.criterion} needs noise.schedule ddpm or ncsn, which have levels, "
             f"not {noise.schedule}"
@@ -291,7 +293,7 @@ def _variance(
     """What makes the gradient less noisy, of which denoising can have all."""
     reference, antithetic, batch = objective.reference, training.antithetic, training.batch or 1
     if antithetic == "auto":
-        antithetic = objective.criterion in ("denoising", "variational", "hybrid") and batch >= LEAST_PAIRED
+        antithetic = objective.criterion in ("denoising", *BOUNDS) and batch >= LEAST_PAIRED
     # Both rows of a pair must not stand in one reference batch.
     most = max(1, batch // 2 if antithetic else batch)
     if reference is None:

@@ -19,7 +19,7 @@ from scorefield.errors import OptionError
 from scorefield.model import Denoiser, NetworkDenoiser, ScoreModel
 from scorefield.noise import Clean, NoiseLevel, mix
 from scorefield.objectives.reference import clean_mean
-from scorefield.parametrization import EPSILON, SCORE, Parametrization
+from scorefield.parametrization import EPSILON, SCORE, X0, Parametrization
 from scorefield.randomness import Noise
 
 
@@ -94,7 +94,7 @@ class Denoising:
         if self.reference > 1:
             condition = model.condition if isinstance(model, NetworkDenoiser) else None
             x0 = clean_mean(x_t, x0, level, condition, self.reference)
-            epsilon = mix(1 / level.sigma, x_t, -level.alpha / level.sigma, x0)
+            epsilon = X0.split(x0, x_t, level).epsilon
         if isinstance(model, NetworkDenoiser):
             own, output = model.parametrization, model.output(x_t, level)
         elif isinstance(model, Denoiser):

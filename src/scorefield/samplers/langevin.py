@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
 
-from scorefield.energies import EnergyModel
-from scorefield.errors import OptionError, SamplingError
+from scorefield.energies import EnergyModel, with_energy
+from scorefield.errors import SamplingError
 from scorefield.model import ScoreModel
 from scorefield.randomness import Noise
 
@@ -118,9 +117,7 @@ class MetropolisLangevin:
             raise SamplingError(f"MetropolisLangevin needs steps ≥ 1 and size > 0, got {self.steps} and {self.size}")
 
     def __call__(self, model: ScoreModel, x: Tensor, t: Tensor, noise: Noise) -> Tensor:
-        if not callable(getattr(model, "energy", None)):
-            raise OptionError(f"MetropolisLangevin needs a model with an energy, {type(model).__name__} has none")
-        return self.walk(cast(EnergyModel, model), x, t, noise)[0]
+        return self.walk(with_energy(model, "MetropolisLangevin"), x, t, noise)[0]
 
     def walk(self, model: EnergyModel, x: Tensor, t: Tensor, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
         """The moves, with what they have found on the way.

@@ -32,8 +32,7 @@ class Step:
 
     Args:
         number: counted from 1.
-        loss: mean over the batch, ().
-        std_error: of that mean, as if rows and times were drawn freely; strata make it smaller, pairs larger, ().
+        losses: of the rows of the batch, (B,).
         gradient_norm: before clipping, ().
         learning_rate: used.
         share: of training that is done, in [0, 1].
@@ -42,13 +41,22 @@ class Step:
     """
 
     number: int
-    loss: Tensor
-    std_error: Tensor
+    losses: Tensor
     gradient_norm: Tensor
     learning_rate: float
     share: float
     seconds: float
     held_out: HeldOutLoss | None
+
+    @property
+    def loss(self) -> Tensor:
+        """Mean over the batch, ()."""
+        return self.losses.mean()
+
+    @property
+    def std_error(self) -> Tensor:
+        """Of that mean, as if rows and times were drawn freely; strata make it smaller, pairs larger, ()."""
+        return self.losses.std(correction=0) / len(self.losses) ** 0.5
 
 
 class Trainer:
@@ -124,8 +132,7 @@ class Trainer:
             if threads is not None:
                 threads.after_step(taken)
             held_out = self._evaluate()  # takes seconds too, which may end the budget
-            error = losses.std(correction=0) / len(losses) ** 0.5
-            yield Step(self.number, losses.mean(), error, norm, rate, self.share(), self.seconds, held_out)
+            yield Step(self.number, losses, norm, rate, self.share(), self.seconds, held_out)
 
     def best(self) -> Denoiser:
         """The averaged model as it is now, or at its best held-out loss if that has risen since, beyond chance.
