@@ -38,11 +38,12 @@ from _objectives_report import draw, markdown, verdicts
 from torch import Tensor, nn
 
 from scorefield.betas import linear_betas_between
+from scorefield.discrete import Discrete
 from scorefield.errors import TrainingError
 from scorefield.exact import GaussianMixture
 from scorefield.model import DataScore, EnergyDenoiser, NetworkDenoiser
 from scorefield.networks.mlp import MLP
-from scorefield.noise import VP, Discrete, Flow, Schedule
+from scorefield.noise import VP, Flow, Schedule
 from scorefield.objectives import presets
 from scorefield.objectives.contrastive import ContrastiveDivergence
 from scorefield.objectives.criteria import Criterion, Explicit

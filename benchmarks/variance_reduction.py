@@ -22,9 +22,10 @@ import torch
 from _objectives_problems import Problem, mixture
 
 from scorefield.betas import linear_betas
+from scorefield.discrete import Discrete
 from scorefield.model import NetworkDenoiser
 from scorefield.networks.mlp import MLP
-from scorefield.noise import VP, Discrete
+from scorefield.noise import VP
 from scorefield.objectives import presets
 from scorefield.objectives.criteria import Criterion, Denoising
 from scorefield.objectives.implicit import Sliced

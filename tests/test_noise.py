@@ -10,19 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from scorefield.betas import linear_betas, linear_betas_between
+from scorefield.discrete import Discrete
 from scorefield.errors import OptionError
-from scorefield.noise import (
-    EDM,
-    VE,
-    VP,
-    Clean,
-    Cosine,
-    Discrete,
-    Flow,
-    Schedule,
-    SubVP,
-    mix,
-)
+from scorefield.noise import EDM, VE, VP, Clean, Cosine, Flow, Schedule, SubVP, mix
 
 BETAS = tuple(float(b) for b in torch.linspace(1e-3, 0.2, 30, dtype=torch.float64))
 SIGMAS = tuple(0.01 * 1.4**k for k in range(20))

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from scorefield.noise import EDM, VE, VP, Cosine, Discrete, Flow, NoiseLevel, Schedule, SubVP
+from scorefield.discrete import Discrete
+from scorefield.noise import EDM, VE, VP, Cosine, Flow, NoiseLevel, Schedule, SubVP
 from scorefield.parametrization import EPSILON, SCORE, VELOCITY, X0, Estimate, Parametrization, V, edm_f
 from scorefield.randomness import Stream
 

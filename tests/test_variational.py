@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from scorefield.betas import linear_betas, linear_betas_between
+from scorefield.discrete import Discrete
 from scorefield.errors import OptionError
 from scorefield.exact import Empirical, Gaussian, GaussianMixture
 from scorefield.model import Denoiser
-from scorefield.noise import EDM, VP, Cosine, Discrete, Flow, Schedule, SubVP
+from scorefield.noise import EDM, VP, Cosine, Flow, Schedule, SubVP
 from scorefield.parametrization import Estimate
 from scorefield.randomness import Noise, Stream
 from scorefield.samplers import grids

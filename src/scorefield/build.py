@@ -12,11 +12,12 @@ from torch import nn
 
 from scorefield.betas import linear_betas_between
 from scorefield.data.schema import suggestion
+from scorefield.discrete import Discrete
 from scorefield.errors import OptionError
 from scorefield.model import EnergyDenoiser, NetworkDenoiser
 from scorefield.networks.mlp import MLP
 from scorefield.networks.unet import UNet
-from scorefield.noise import EDM, VE, VP, Cosine, Discrete, Flow, Schedule, SubVP
+from scorefield.noise import EDM, VE, VP, Cosine, Flow, Schedule, SubVP
 from scorefield.objectives.contrastive import ContrastiveDivergence
 from scorefield.objectives.criteria import Criterion, Denoising
 from scorefield.objectives.implicit import FiniteDifference, Implicit, Sliced

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from scorefield.errors import OptionError
 from scorefield.model import Denoiser, ScoreModel
-from scorefield.noise import Schedule
+from scorefield.noise import Schedule, Time
 from scorefield.parametrization import SCORE, Estimate
 
 
@@ -43,11 +43,11 @@ class EnergyModel(Protocol):
     @property
     def sigma_data(self) -> float: ...
 
-    def score(self, x: Tensor, t: Tensor) -> Tensor:
+    def score(self, x: Tensor, t: Time) -> Tensor:
         """−∇ₓE(x, t), (B, *shape), for x (B, *shape) and t () or (B,)."""
         ...
 
-    def energy(self, x: Tensor, t: Tensor) -> Tensor:
+    def energy(self, x: Tensor, t: Time) -> Tensor:
         """E(x, t) in nats, −log p_t(x) up to a constant of the level, (B,)."""
         ...
 
@@ -102,18 +102,18 @@ class Composition(Denoiser):
         # So that parameters are found and moved; those that are no modules have none.
         self.parts = nn.ModuleList(model for model in self.models if isinstance(model, nn.Module))
 
-    def forward(self, x_t: Tensor, t: Tensor | float) -> Estimate:
+    def forward(self, x_t: Tensor, t: Time) -> Estimate:
         return SCORE.split(self.score(x_t, t), x_t, self.schedule.at(t, like=x_t))
 
-    def energy(self, x: Tensor, t: Tensor | float) -> Tensor:
+    def energy(self, x: Tensor, t: Time) -> Tensor:
         """E(x, t) in nats, up to a constant of the level, (B,), for x (B, *shape) and t () or (B,)."""
         raise NotImplementedError
 
-    def _energies(self, x: Tensor, t: Tensor | float) -> Tensor:
+    def _energies(self, x: Tensor, t: Time) -> Tensor:
         t = torch.as_tensor(t, dtype=torch.float64)
         return torch.stack([model.energy(x, t) for model in self.models])
 
-    def _scores(self, x: Tensor, t: Tensor | float) -> Tensor:
+    def _scores(self, x: Tensor, t: Time) -> Tensor:
         t = torch.as_tensor(t, dtype=torch.float64)
         return torch.stack([model.score(x, t) for model in self.models])
 
@@ -133,11 +133,11 @@ class Product(Composition):
         if sum(self.weights) <= 0:
             raise OptionError(f"Product: the weights must have a positive sum, got {self.weights}")
 
-    def energy(self, x: Tensor, t: Tensor | float) -> Tensor:
+    def energy(self, x: Tensor, t: Time) -> Tensor:
         energies = self._energies(x, t)
         return torch.tensordot(energies.new_tensor(self.weights), energies, 1)
 
-    def score(self, x: Tensor, t: Tensor | float) -> Tensor:
+    def score(self, x: Tensor, t: Time) -> Tensor:
         """Σ w_i s_i, (B, *shape)."""
         scores = self._scores(x, t)
         return torch.tensordot(scores.new_tensor(self.weights), scores, 1)
@@ -158,15 +158,15 @@ class Mixture(Composition):
         if min(self.weights) <= 0:
             raise OptionError(f"Mixture: weights must be positive, got {self.weights}")
 
-    def energy(self, x: Tensor, t: Tensor | float) -> Tensor:
+    def energy(self, x: Tensor, t: Time) -> Tensor:
         return -torch.logsumexp(self._log_parts(x, t), dim=0)
 
-    def score(self, x: Tensor, t: Tensor | float) -> Tensor:
+    def score(self, x: Tensor, t: Time) -> Tensor:
         """Σ r_i s_i with the responsibilities r of (2), (B, *shape)."""
         shares, scores = torch.softmax(self._log_parts(x, t), dim=0), self._scores(x, t)
         return torch.einsum("kb,kb...->b...", shares.to(scores.dtype), scores)
 
-    def _log_parts(self, x: Tensor, t: Tensor | float) -> Tensor:
+    def _log_parts(self, x: Tensor, t: Time) -> Tensor:
         """log w_i − E_i, (K, B)."""
         energies = self._energies(x, t)
         return energies.new_tensor(self.weights).log().unsqueeze(1) - energies

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from scorefield.model import Denoiser
-from scorefield.noise import EDM, NoiseLevel, Schedule
+from scorefield.noise import EDM, NoiseLevel, Schedule, Time
 from scorefield.parametrization import Estimate
 from scorefield.randomness import Stream
 
@@ -62,23 +62,23 @@ class GaussianMixture(Denoiser):
         """Cov[x0], (D, D)."""
         return self.second_moment() - torch.outer(self.mean(), self.mean())
 
-    def forward(self, x_t: Tensor, t: Tensor | float) -> Estimate:
+    def forward(self, x_t: Tensor, t: Time) -> Estimate:
         level = self.schedule.at(t, like=x_t)
         rotated, variances, log_parts = self._components(x_t, level)
         r = torch.softmax(log_parts, dim=1)
         alpha = level.alpha[..., None]
         shrunk = alpha * self.eigenvalues / variances * rotated
-        x0 = torch.einsum("bk,kd->bd", r, self.means) + torch.einsum("bk,kdj,bkj->bd", r, self.eigenvectors, shrunk)
-        epsilon = level.sigma * torch.einsum("bk,kdj,bkj->bd", r, self.eigenvectors, rotated / variances)
+        x0 = torch.einsum("bk,kd->bd", r, self.means) + self._turned(r, shrunk)
+        epsilon = level.sigma * self._turned(r, rotated / variances)
         return Estimate(x0.to(x_t.dtype), epsilon.to(x_t.dtype), level)
 
-    def score(self, x: Tensor, t: Tensor | float) -> Tensor:
+    def score(self, x: Tensor, t: Time) -> Tensor:
         """(1), (B, D): where there is no noise, too."""
         rotated, variances, log_parts = self._components(x, self.schedule.at(t, like=x))
         r = torch.softmax(log_parts, dim=1)
-        return -torch.einsum("bk,kdj,bkj->bd", r, self.eigenvectors, rotated / variances).to(x.dtype)
+        return -self._turned(r, rotated / variances).to(x.dtype)
 
-    def log_prob(self, x: Tensor, t: Tensor | float | None = None) -> Tensor:
+    def log_prob(self, x: Tensor, t: Time | None = None) -> Tensor:
         """log p_t(x) in nats, (B,) float64; without t the density of the data itself.
 
         Args:
@@ -88,7 +88,7 @@ class GaussianMixture(Denoiser):
         level = self._clean(x) if t is None else self.schedule.at(t, like=x)
         return torch.logsumexp(self._components(x, level)[2], dim=1)
 
-    def sample(self, rows: int | range, seed: int, t: Tensor | float | None = None) -> Tensor:
+    def sample(self, rows: int | range, seed: int, t: Time | None = None) -> Tensor:
         """Exact draws of x0, or of x_t at one time t, (rows, D) float64."""
         stream = Stream(seed, "exact mixture")
         edges = self.weights.cumsum(0)[:-1].contiguous()
@@ -110,6 +110,10 @@ class GaussianMixture(Denoiser):
     def _clean(self, x: Tensor) -> NoiseLevel:
         one = torch.ones((), dtype=torch.float64, device=x.device)
         return NoiseLevel(self.schedule, 0 * one, one, 0 * one)
+
+    def _turned(self, r: Tensor, rotated: Tensor) -> Tensor:
+        """Σ_k r_k V_k u_k, (B, D), for u in each component's axes (B, K, D); two factors at a time stay small."""
+        return torch.einsum("kdj,bkj->bd", self.eigenvectors, r.unsqueeze(2) * rotated)
 
     def _components(self, x: Tensor, level: NoiseLevel) -> tuple[Tensor, Tensor, Tensor]:
         """x − αμ in each component's axes (B, K, D), variances there (…, K, D), log w_k N(x) (B, K)."""
@@ -146,7 +150,7 @@ class Empirical(Denoiser):
         self.schedule = schedule
         self.sigma_data = float(self.data.square().mean().sqrt())
 
-    def forward(self, x_t: Tensor, t: Tensor | float) -> Estimate:
+    def forward(self, x_t: Tensor, t: Time) -> Estimate:
         level = self.schedule.at(t, like=x_t)
         data, x = self.data.flatten(1), x_t.double().flatten(1)
         alpha, sigma = level.alpha.reshape(-1, 1), level.sigma.reshape(-1, 1)

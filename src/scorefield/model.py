@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from scorefield.calculus import plain_attention
 from scorefield.errors import OptionError
-from scorefield.noise import Clean, NoiseLevel, Schedule
+from scorefield.noise import Clean, NoiseLevel, Schedule, Time
 from scorefield.parametrization import X0, Estimate, Parametrization
 
 _LARGEST_LOG_SNR = 40.0  # of c_noise: at α = 0, where a flow begins, there is no data left and log snr = −∞
@@ -34,8 +34,8 @@ class ScoreModel(Protocol):
     @property
     def schedule(self) -> Schedule: ...
 
-    def score(self, x: Tensor, t: Tensor) -> Tensor:
-        """∇ₓ log p_t(x), (B, *shape), for x (B, *shape) and t () or (B,)."""
+    def score(self, x: Tensor, t: Time) -> Tensor:
+        """∇ₓ log p_t(x), (B, *shape), for x (B, *shape) and t () or (B,), or a level."""
         ...
 
 
@@ -52,7 +52,7 @@ class DataScore(nn.Module):
         super().__init__()
         self.network = network
 
-    def score(self, x: Tensor, t: Tensor | float) -> Tensor:
+    def score(self, x: Tensor, t: Time) -> Tensor:
         """network(x), (B, *shape); t says nothing."""
         return cast(Tensor, self.network(x).to(x.dtype))
 
@@ -70,9 +70,9 @@ class ScoreNetwork(nn.Module):
         self.network = network
         self.schedule = schedule
 
-    def score(self, x: Tensor, t: Tensor | float) -> Tensor:
+    def score(self, x: Tensor, t: Time) -> Tensor:
         """network(x, t), (B, *shape)."""
-        return cast(Tensor, self.network(x, torch.as_tensor(t, dtype=x.dtype, device=x.device)).to(x.dtype))
+        return cast(Tensor, self.network(x, self.schedule.at(t).t.to(x)).to(x.dtype))
 
 
 class Denoiser(nn.Module):
@@ -86,16 +86,16 @@ class Denoiser(nn.Module):
     schedule: Schedule
     sigma_data: float
 
-    def forward(self, x_t: Tensor, t: Tensor | float) -> Estimate:
+    def forward(self, x_t: Tensor, t: Time) -> Estimate:
         """Estimate clean data and noise.
 
         Args:
             x_t: noisy data, (B, *shape).
-            t: its time, () or (B,).
+            t: its time, () or (B,), or its level.
         """
         raise NotImplementedError
 
-    def score(self, x: Tensor, t: Tensor | float) -> Tensor:
+    def score(self, x: Tensor, t: Time) -> Tensor:
         """∇ₓ log p_t(x), (B, *shape)."""
         return cast(Estimate, self(x, t)).score
 
@@ -169,10 +169,15 @@ class NetworkDenoiser(Denoiser):
                 f"{type(self).__name__} knows levels with noise only, this one has none: choose another law of t, or "
                 "DataScore or ScoreNetwork for the score of the data themselves"
             )
-        c_noise = -level.log_snr.reshape(-1).clamp(min=-_LARGEST_LOG_SNR) / 8
-        if not self.noise_conditional:
-            c_noise = torch.zeros_like(c_noise)
-        return self.input_scale(level).to(x_t.dtype) * x_t, c_noise.to(x_t.dtype)
+        c_in, c_noise = level.once(self._input_coefficients)
+        if not isinstance(c_in, Tensor) or not isinstance(c_noise, Tensor):
+            return c_in * x_t, torch.full((1,), float(c_noise), dtype=x_t.dtype, device=x_t.device)
+        return c_in.to(x_t.dtype) * x_t, c_noise.reshape(-1).to(x_t.dtype)
+
+    def _input_coefficients(self, level: NoiseLevel) -> tuple[Tensor, Tensor]:
+        """c_in and c_noise of (1), float64, shaped like the level."""
+        c_noise = -level.log_snr.clamp(min=-_LARGEST_LOG_SNR) / 8
+        return self.input_scale(level), c_noise if self.noise_conditional else torch.zeros_like(c_noise)
 
     def input_scale(self, level: NoiseLevel) -> Tensor:
         """c_in of (1), or 1/σ_data where the network is not told the level; float64, shaped like the level."""
@@ -188,7 +193,7 @@ class NetworkDenoiser(Denoiser):
         y, v = output.chunk(2, dim=1)
         return y, (1 + v) / 2
 
-    def forward(self, x_t: Tensor, t: Tensor | float) -> Estimate:
+    def forward(self, x_t: Tensor, t: Time) -> Estimate:
         level = self.schedule.at(t, like=x_t)
         output, share = self._outputs(x_t, level)
         estimate = self.parametrization.split(output, x_t, level)
@@ -240,7 +245,7 @@ class EnergyDenoiser(NetworkDenoiser):
         """φ of (2), (B,)."""
         return (u * self.network(u, c_noise, self.condition).to(u.dtype)).flatten(1).sum(1)
 
-    def energy(self, x_t: Tensor, t: Tensor | float) -> Tensor:
+    def energy(self, x_t: Tensor, t: Time) -> Tensor:
         """E(x_t, t) of (3) in nats, −log p_t(x_t) up to a constant of the level, (B,)."""
         level = self.schedule.at(t, like=x_t)
         p, q = self.parametrization.score_coefficients(level)
@@ -282,7 +287,7 @@ class Bounded(Denoiser):
         self.schedule, self.sigma_data = denoiser.schedule, denoiser.sigma_data
         self.low, self.high = low - margin * (high - low), high + margin * (high - low)
 
-    def forward(self, x_t: Tensor, t: Tensor | float) -> Estimate:
+    def forward(self, x_t: Tensor, t: Time) -> Estimate:
         estimate: Estimate = self.denoiser(x_t, t)
         x0 = estimate.x0.clamp(self.low.to(x_t), self.high.to(x_t))
         implied = X0.split(x0, x_t, estimate.level).epsilon
@@ -301,7 +306,7 @@ class Rescheduled(Denoiser):
         self.schedule = schedule
         self.sigma_data = denoiser.sigma_data
 
-    def forward(self, x_t: Tensor, t: Tensor | float) -> Estimate:
+    def forward(self, x_t: Tensor, t: Time) -> Estimate:
         level = self.schedule.at(t, like=x_t)
         before = self.denoiser.schedule.time_of(level.log_snr.reshape(-1) if level.t.ndim else level.log_snr)
         old = self.denoiser.schedule.at(before, like=x_t)

@@ -11,16 +11,18 @@ t grows with noise and x0 is data, everywhere. Levels are computed in float64; `
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
 from scorefield.errors import OptionError
+
+# A function of the level, one for all rows as a plain number or shaped to broadcast over them.
+Coefficient = Tensor | float
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,15 +33,49 @@ class NoiseLevel:
         schedule: the schedule it is a level of.
         t: float64, () or (B, 1, …, 1).
         alpha, sigma: α(t) and σ(t), shaped like t.
+        among: the levels (K,) that it was taken from by `each`, and its place there.
     """
 
     schedule: Schedule
     t: Tensor
     alpha: Tensor
     sigma: Tensor
+    among: tuple[NoiseLevel, int] | None = None
+
+    def __float__(self) -> float:
+        """t, of a level that is one for all rows."""
+        return float(self.t)
+
+    def each(self) -> list[NoiseLevel]:
+        """The levels of a grid, t (K,), one by one; they share what `once` makes of them."""
+        parts = zip(self.t.unbind(), self.alpha.unbind(), self.sigma.unbind(), strict=True)
+        return [NoiseLevel(self.schedule, *part, among=(self, place)) for place, part in enumerate(parts)]
+
+    def once(self, make: Callable[[NoiseLevel], tuple[Tensor, ...]]) -> tuple[Coefficient, ...]:
+        """What a function makes of this level; for one of a grid it is called once for all, and gives plain numbers.
+
+        A walk over a grid then spends no time on numbers of one entry.
+
+        Args:
+            make: coefficients from a level, each shaped like it.
+        """
+        if self.among is None:
+            return make(self)
+        whole, place = self.among
+        if make not in whole._made:
+            whole._made[make] = list(zip(*(part.tolist() for part in make(whole)), strict=True))
+        return whole._made[make][place]
+
+    @cached_property
+    def _made(self) -> dict[Callable[[NoiseLevel], tuple[Tensor, ...]], list[tuple[float, ...]]]:
+        return {}
 
     @cached_property
     def _slopes(self) -> tuple[Tensor, Tensor]:
+        if self.among is not None:
+            whole, place = self.among
+            return whole._slopes[0][place], whole._slopes[1][place]
+
         def both(t: Tensor) -> tuple[Tensor, Tensor]:
             return self.schedule.alpha(t), self.schedule.sigma(t)
 
@@ -77,17 +113,23 @@ class NoiseLevel:
         return 2 * self.sigma * (self.d_sigma - self.sigma * self.drift)
 
 
-def mix(a: Tensor, x: Tensor, b: Tensor, y: Tensor) -> Tensor:
+def mix(a: Coefficient, x: Tensor, b: Coefficient, y: Tensor) -> Tensor:
     """a·x + b·y, the coefficients brought from float64 to the type of x only here.
 
     Args:
-        a, b: coefficients that broadcast over x.
+        a, b: coefficients that broadcast over x, both tensors or both plain numbers.
         x, y: tensors of one shape.
 
     Returns:
         a tensor like x.
     """
-    return torch.addcmul(a.to(x.dtype) * x, b.to(x.dtype), y)
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        return torch.add(a * x, y, alpha=float(b))
+    return torch.addcmul(a.to(x) * x, b.to(x), y)
+
+
+# When: a time (), a time for each row (B,), or the level itself where it is known already.
+Time = Tensor | float | NoiseLevel
 
 
 class Schedule:
@@ -112,28 +154,30 @@ class Schedule:
         """The time with this log α²/σ²: the inverse of `at(t).log_snr`, shaped like its argument."""
         raise NotImplementedError
 
-    def at(self, t: Tensor | float, like: Tensor | None = None) -> NoiseLevel:
+    def at(self, t: Time, like: Tensor | None = None) -> NoiseLevel:
         """The noise level at t: the one place that shapes times to broadcast over rows.
 
         Args:
-            t: () for one level for all rows, or (B,).
+            t: () for one level for all rows, or (B,); a level of this schedule is taken as it is.
             like: (B, *shape), what the level will be multiplied with; without it the level keeps the shape of t.
 
         Returns:
             a level with float64 entries, () or (B, 1, …, 1), on the device of `like`.
         """
+        if isinstance(t, NoiseLevel):
+            return t
         device = None if like is None else like.device
         t = torch.as_tensor(t, dtype=torch.float64, device=device)
         if like is not None and t.ndim:
             t = t.reshape(-1, *[1] * (like.ndim - 1))
         return NoiseLevel(self, t, self.alpha(t), self.sigma(t))
 
-    def add_noise(self, x0: Tensor, t: Tensor | float, epsilon: Tensor) -> Tensor:
+    def add_noise(self, x0: Tensor, t: Time, epsilon: Tensor) -> Tensor:
         """x_t = α x0 + σ ε, (1); x0 and epsilon (B, *shape), t () or (B,)."""
         level = self.at(t, like=x0)
         return mix(level.alpha, x0, level.sigma, epsilon)
 
-    def renoise(self, x_s: Tensor, s: Tensor | float, t: Tensor | float, noise: Tensor) -> Tensor:
+    def renoise(self, x_s: Tensor, s: Time, t: Time, noise: Tensor) -> Tensor:
         """Up a level, from s to t > s, by (4); x_s and noise (B, *shape), times () or (B,)."""
         lower, upper = self.at(s, like=x_s), self.at(t, like=x_s)
         ratio = upper.alpha / lower.alpha
@@ -331,68 +375,6 @@ class Flow(Schedule):
 
     def time_of(self, log_snr: Tensor) -> Tensor:
         return torch.sigmoid(-log_snr / 2)
-
-
-@dataclass(frozen=True)
-class Discrete(Schedule):
-    """Levels at t = 1 … T given one by one, either as β (Ho et al. 2020) or as σ (Song & Ermon 2019).
-
-    Between levels the clock runs evenly: with β, B(t) = −Σ log(1 − β) is piecewise linear from B(0) = 0 and
-    α = e^{−B/2}, σ² = 1 − e^{−B}, so that ᾱ_t = Π(1 − β) at each integer; with σ, log σ is piecewise linear and α = 1.
-
-    Args:
-        betas: β_1 … β_T, each in (0, 1), or None.
-        sigmas: σ_1 … σ_T, growing, or None.
-
-    Raises:
-        OptionError: when not exactly one is given, or its values are out of range.
-    """
-
-    betas: tuple[float, ...] | None = None
-    sigmas: tuple[float, ...] | None = None
-    t_min: float = field(default=1.0, init=False)
-    t_max: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        if (self.betas is None) == (self.sigmas is None):
-            raise OptionError("Discrete needs either betas or sigmas")
-        values: Sequence[float] = self.betas or self.sigmas or ()
-        if len(values) < 2:
-            raise OptionError(f"Discrete needs at least two levels, got {len(values)}")
-        if self.betas is not None and not all(0 < beta < 1 for beta in values):
-            raise OptionError("every beta must lie in (0, 1)")
-        if self.sigmas is not None and not (values[0] > 0 and all(a < b < math.inf for a, b in pairwise(values))):
-            raise OptionError("sigmas must be positive, finite and grow with t")
-        object.__setattr__(self, "t_max", float(len(values)))
-
-    @cached_property
-    def _knots(self) -> Tensor:
-        """The clock at t = 0 … T: B with β, log σ with σ (at 0 continued from the first two)."""
-        if self.betas is not None:
-            steps = -torch.log1p(-torch.tensor(self.betas, dtype=torch.float64))
-            return torch.cat((steps.new_zeros(1), steps.cumsum(0)))
-        log_sigma = torch.tensor(self.sigmas, dtype=torch.float64).log()
-        return torch.cat((2 * log_sigma[:1] - log_sigma[1:2], log_sigma))
-
-    def _clock(self, t: Tensor) -> Tensor:
-        knots = self._knots.to(t.device)
-        left = t.detach().floor().long().clamp(0, len(knots) - 2)
-        return knots[left] + (t - left) * (knots[left + 1] - knots[left])
-
-    def _time_of_clock(self, value: Tensor) -> Tensor:
-        knots = self._knots.to(value.device)
-        left = (torch.searchsorted(knots, value.contiguous(), right=True) - 1).clamp(0, len(knots) - 2)
-        return left + (value - knots[left]) / (knots[left + 1] - knots[left])
-
-    def alpha(self, t: Tensor) -> Tensor:
-        return torch.ones_like(t) if self.betas is None else torch.exp(-self._clock(t) / 2)
-
-    def sigma(self, t: Tensor) -> Tensor:
-        clock = self._clock(t)
-        return clock.exp() if self.betas is None else torch.sqrt(-torch.expm1(-clock))
-
-    def time_of(self, log_snr: Tensor) -> Tensor:
-        return self._time_of_clock(-log_snr / 2 if self.betas is None else softplus(-log_snr, threshold=50))
 
 
 def _check_range(schedule: Schedule, low: float, high: float) -> None:

@@ -69,7 +69,7 @@ class Parametrization:
 
     def of(self, x0: Tensor, epsilon: Tensor, level: NoiseLevel) -> Tensor:
         """y = a·x0 + b·ε, (B, *shape)."""
-        a, b = self.row(level)
+        a, b = level.once(self.row)
         return mix(a, x0, b, epsilon)
 
     def determinant(self, level: NoiseLevel) -> Tensor:
@@ -96,15 +96,18 @@ class Parametrization:
         Raises:
             ValueError: where d = 0, as for a flow at α = 0 read through ε: there y says nothing of x0.
         """
+        d, *solution = level.once(self._solution)
+        if not torch.compiler.is_compiling() and not (d.all() if isinstance(d, Tensor) else d):
+            where = level.t.flatten() if not isinstance(d, Tensor) else level.t.flatten()[(d == 0).flatten()]
+            raise ValueError(f"{self.name} does not determine x0 at t = {where[0]:g}, where its determinant is zero")
+        output = output.to(x_t.dtype)
+        return Estimate(mix(solution[0], output, solution[1], x_t), mix(solution[2], x_t, solution[3], output), level)
+
+    def _solution(self, level: NoiseLevel) -> tuple[Tensor, ...]:
+        """d, then the two rows of (1), of x0 in (y, x_t) and of ε in (x_t, y)."""
         a, b = self.row(level)
         d = _determinant(a, b, level)
-        if not torch.compiler.is_compiling() and not d.all():
-            where = level.t.flatten()[(d == 0).flatten()][0]
-            raise ValueError(f"{self.name} does not determine x0 at t = {where:g}, where its determinant is zero")
-        output = output.to(x_t.dtype)
-        x0 = mix(level.sigma / d, output, -b / d, x_t)
-        epsilon = mix(a / d, x_t, -level.alpha / d, output)
-        return Estimate(x0, epsilon, level)
+        return d, level.sigma / d, -b / d, a / d, -level.alpha / d
 
 
 def _determinant(a: Tensor, b: Tensor, level: NoiseLevel) -> Tensor:

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from scorefield.betas import linear_betas
+from scorefield.discrete import Discrete
 from scorefield.exact import GaussianMixture
 from scorefield.model import NetworkDenoiser, ScoreModel
-from scorefield.noise import EDM, VE, VP, Discrete, Flow, NoiseLevel, Schedule, SubVP
+from scorefield.noise import EDM, VE, VP, Flow, NoiseLevel, Schedule, SubVP
 from scorefield.objectives import presets
 from scorefield.objectives.criteria import Denoising
 from scorefield.objectives.matching import ScoreMatching, stratified

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from scorefield.betas import linear_betas
+from scorefield.discrete import Discrete
 from scorefield.errors import OptionError
 from scorefield.exact import GaussianMixture
 from scorefield.model import DataScore, EnergyDenoiser, NetworkDenoiser, ScoreModel, ScoreNetwork
 from scorefield.networks.mlp import MLP
-from scorefield.noise import EDM, VE, VP, Clean, Cosine, Discrete, Flow, NoiseLevel, Schedule, SubVP
+from scorefield.noise import EDM, VE, VP, Clean, Cosine, Flow, NoiseLevel, Schedule, SubVP
 from scorefield.objectives import presets
 from scorefield.objectives.criteria import Denoising
 from scorefield.objectives.kernels import GaussianKernel, LaplaceKernel, StudentKernel

@@ -10,8 +10,9 @@ from scipy.stats import truncnorm
 from torch import Tensor
 
 from scorefield.betas import linear_betas
+from scorefield.discrete import Discrete
 from scorefield.errors import OptionError
-from scorefield.noise import EDM, VE, VP, Clean, Cosine, Discrete, Flow, Schedule, SubVP
+from scorefield.noise import EDM, VE, VP, Clean, Cosine, Flow, Schedule, SubVP
 from scorefield.objectives.times import Fixed, Importance, LogNormal, LogUniform, TimeLaw, Uniform, UniformIntegers
 
 SCHEDULES: dict[str, Schedule] = {

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from scorefield.betas import linear_betas
+from scorefield.discrete import Discrete
 from scorefield.errors import OptionError
 from scorefield.exact import Gaussian, GaussianMixture
 from scorefield.model import Denoiser, NetworkDenoiser, ScoreNetwork
-from scorefield.noise import VP, Discrete, NoiseLevel
+from scorefield.noise import VP, NoiseLevel
 from scorefield.objectives import presets
 from scorefield.objectives.criteria import Criterion, Denoising
 from scorefield.objectives.matching import ScoreMatching

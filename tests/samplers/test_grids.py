@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from scorefield.betas import linear_betas
+from scorefield.discrete import Discrete
 from scorefield.errors import SamplingError
-from scorefield.noise import EDM, VE, VP, Cosine, Discrete, Flow, Schedule, SubVP
+from scorefield.noise import EDM, VE, VP, Cosine, Flow, Schedule, SubVP
 from scorefield.samplers import grids
 
 SCHEDULES: dict[str, Schedule] = {

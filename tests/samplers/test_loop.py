@@ -11,7 +11,7 @@ from torch import Tensor
 from scorefield.errors import SamplingError
 from scorefield.exact import Gaussian, GaussianMixture
 from scorefield.model import Denoiser
-from scorefield.noise import EDM, VP, Schedule
+from scorefield.noise import EDM, VP, Schedule, Time
 from scorefield.parametrization import Estimate
 from scorefield.randomness import Noise, Stream
 from scorefield.samplers import presets
@@ -64,9 +64,7 @@ class Planted(Ancestral):
         super().__init__(1.0)
         object.__setattr__(self, "factor", factor)
 
-    def __call__(
-        self, model: Denoiser, x: Tensor, t: Tensor, s: Tensor, memory: None, noise: Noise
-    ) -> tuple[Tensor, None]:
+    def __call__(self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: None, noise: Noise) -> tuple[Tensor, None]:
         class Scaled(Noise):
             def like(inner, x: Tensor, draw: int = 0) -> Tensor:  # noqa: N805
                 return self.factor * super().like(x, draw)  # type: ignore[attr-defined]
@@ -154,9 +152,7 @@ def test_without_a_predictor_the_signal_is_kept_between_levels(schedule: Schedul
 def test_the_corrector_stays_and_then_the_predictor_goes_down(mixture: Mixture) -> None:
     calls: list[tuple[str, float, float]] = []
 
-    def predictor(
-        model: Denoiser, x: Tensor, t: Tensor, s: Tensor, memory: int | None, noise: Noise
-    ) -> tuple[Tensor, int]:
+    def predictor(model: Denoiser, x: Tensor, t: Time, s: Time, memory: int | None, noise: Noise) -> tuple[Tensor, int]:
         calls.append(("down", float(t), float(s)))
         assert memory == (None if noise.step == 0 else noise.step)  # what it returned the last time
         return x, noise.step + 1
@@ -204,7 +200,7 @@ def test_the_estimate_that_is_seen_is_the_model_s_and_costs_nothing(walk: Walk) 
 
 
 def test_an_estimate_of_another_place_is_not_taken_for_that_of_x() -> None:
-    def aside(model: Denoiser, x: Tensor, t: Tensor, s: Tensor, memory: None, noise: Noise) -> tuple[Tensor, None]:
+    def aside(model: Denoiser, x: Tensor, t: Time, s: Time, memory: None, noise: Noise) -> tuple[Tensor, None]:
         return model(x + 1, t).x0, None
 
     seen: list[Tensor | None] = []
@@ -235,9 +231,7 @@ def test_where_the_grid_rises_x_is_noised_and_the_model_is_not_asked() -> None:
 def test_what_is_noised_forgets_its_memory_and_has_noise_of_its_own(mixture: Mixture) -> None:
     steps: list[tuple[float, int | None]] = []
 
-    def predictor(
-        model: Denoiser, x: Tensor, t: Tensor, s: Tensor, memory: int | None, noise: Noise
-    ) -> tuple[Tensor, int]:
+    def predictor(model: Denoiser, x: Tensor, t: Time, s: Time, memory: int | None, noise: Noise) -> tuple[Tensor, int]:
         steps.append((float(t), memory))
         return x, noise.step
 

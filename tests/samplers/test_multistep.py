@@ -13,7 +13,7 @@ from torch import Tensor
 from scorefield.errors import SamplingError
 from scorefield.exact import Empirical, Gaussian, GaussianMixture
 from scorefield.model import Denoiser
-from scorefield.noise import EDM, VE, VP, Flow, Schedule
+from scorefield.noise import EDM, VE, VP, Flow, Schedule, Time
 from scorefield.parametrization import Estimate
 from scorefield.randomness import Noise, Stream
 from scorefield.samplers import presets
@@ -169,7 +169,7 @@ class Published:
     """Planted: 3M as it is printed in code, with half the weight of the quadratic term."""
 
     def __call__(
-        self, model: Denoiser, x: Tensor, t: Tensor, s: Tensor, memory: tuple[Seen, ...] | None, noise: Noise
+        self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: tuple[Seen, ...] | None, noise: Noise
     ) -> tuple[Tensor, tuple[Seen, ...]]:
         now, below = model.schedule.at(t), model.schedule.at(s)
         here, there = float(now.log_snr) / 2, float(below.log_snr) / 2
@@ -195,7 +195,7 @@ class Unaware:
     solver: ExponentialAdams
 
     def __call__(
-        self, model: Denoiser, x: Tensor, t: Tensor, s: Tensor, memory: tuple[Seen, ...] | None, noise: Noise
+        self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: tuple[Seen, ...] | None, noise: Noise
     ) -> tuple[Tensor, tuple[Seen, ...]]:
         here, there = (float(model.schedule.at(at).log_snr) / 2 for at in (t, s))
         even = tuple(Seen(here - (i + 1) * (there - here), one.x0) for i, one in enumerate(memory or ()))
@@ -460,7 +460,7 @@ class Loud:
     eta: float = 1.0
 
     def __call__(
-        self, model: Denoiser, x: Tensor, t: Tensor, s: Tensor, memory: tuple[Seen, ...] | None, noise: Noise
+        self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: tuple[Seen, ...] | None, noise: Noise
     ) -> tuple[Tensor, tuple[Seen, ...]]:
         solver = DPMSolver2M(self.eta)
         end, memory_after = solver(model, x, t, s, memory, noise)

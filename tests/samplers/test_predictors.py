@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from scorefield.betas import linear_betas
+from scorefield.discrete import Discrete
 from scorefield.errors import SamplingError
 from scorefield.exact import Empirical, Gaussian, GaussianMixture
 from scorefield.model import Denoiser
-from scorefield.noise import EDM, VE, VP, Discrete, Flow, Schedule, SubVP
+from scorefield.noise import EDM, VE, VP, Flow, Schedule, SubVP, Time
 from scorefield.parametrization import Estimate
 from scorefield.randomness import Noise, Stream
 from scorefield.samplers.grids import karras
@@ -84,10 +85,8 @@ def order(model: Denoiser, predictor: Predictor, x: Tensor, truth: Tensor, high:
 class LazyHeun:
     """Planted: the second slope is taken where x was, not where Euler's step leads."""
 
-    def __call__(
-        self, model: Denoiser, x: Tensor, t: Tensor, s: Tensor, memory: None, noise: Noise
-    ) -> tuple[Tensor, None]:
-        return x + (s - t) / 2 * (model(x, t).velocity + model(x, s).velocity), None
+    def __call__(self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: None, noise: Noise) -> tuple[Tensor, None]:
+        return x + (float(s) - float(t)) / 2 * (model(x, t).velocity + model(x, s).velocity), None
 
 
 def test_errors_fall_as_theory_says(schedule: Schedule, mixture: Mixture) -> None:
@@ -161,9 +160,7 @@ class WithVariance:
     def __init__(self, variance: Callable[[Schedule, Tensor, Tensor], Tensor]) -> None:
         self.variance = variance
 
-    def __call__(
-        self, model: Denoiser, x: Tensor, t: Tensor, s: Tensor, memory: None, noise: Noise
-    ) -> tuple[Tensor, None]:
+    def __call__(self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: None, noise: Noise) -> tuple[Tensor, None]:
         estimate, below = model(x, t), model.schedule.at(s)
         added = self.variance(model.schedule, t, s)
         rest = (below.sigma**2 - added).clamp(min=0).sqrt()

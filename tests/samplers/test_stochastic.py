@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from scorefield.betas import linear_betas
+from scorefield.discrete import Discrete
 from scorefield.errors import SamplingError
 from scorefield.exact import Empirical, Gaussian, GaussianMixture
 from scorefield.model import Denoiser
-from scorefield.noise import EDM, VE, Discrete, Flow, Schedule
+from scorefield.noise import EDM, VE, Flow, Schedule, Time
 from scorefield.randomness import Noise, Stream
 from scorefield.samplers.grids import geometric, karras
 from scorefield.samplers.langevin import Langevin
@@ -48,10 +49,8 @@ class Planted:
     def __init__(self, score: float, noise: float) -> None:
         self.score, self.noise = score, noise
 
-    def __call__(
-        self, model: Denoiser, x: Tensor, t: Tensor, s: Tensor, memory: None, noise: Noise
-    ) -> tuple[Tensor, None]:
-        level, h = model.schedule.at(t), t - s
+    def __call__(self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: None, noise: Noise) -> tuple[Tensor, None]:
+        level, h = model.schedule.at(t), float(t) - float(s)
         drift = level.drift * x - self.score * level.diffusion_squared * model.score(x, t)
         return x - drift * h + self.noise * (level.diffusion_squared * h).sqrt() * noise.like(x), None
 
@@ -235,7 +234,7 @@ def test_annealed_langevin_does_not_keep_the_noise_of_its_levels(size: float) ->
     schedule = VE(0.03, 50.0)
     model, grid = Empirical(torch.zeros(1, 1), schedule), geometric(schedule, 12)
 
-    def plain(model: Denoiser, x: Tensor, t: Tensor, s: Tensor, memory: None, noise: Noise) -> tuple[Tensor, None]:
+    def plain(model: Denoiser, x: Tensor, t: Time, s: Time, memory: None, noise: Noise) -> tuple[Tensor, None]:
         return Langevin(1, size)(model, x, s, noise), None
 
     _, variance = end_law(plain, model, 0.0, 50.0**2, grid)

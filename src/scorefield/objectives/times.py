@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from scorefield.discrete import Discrete
 from scorefield.errors import OptionError
-from scorefield.noise import Discrete, NoiseLevel, Schedule
+from scorefield.noise import NoiseLevel, Schedule
 
 
 class TimeLaw(Protocol):

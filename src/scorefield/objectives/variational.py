@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from scorefield.discrete import Discrete
 from scorefield.errors import OptionError
 from scorefield.model import Denoiser, ScoreModel
-from scorefield.noise import Discrete, Schedule
+from scorefield.noise import Schedule
 from scorefield.objectives.criteria import noisy
 from scorefield.parametrization import SCORE, Estimate
 from scorefield.randomness import Noise

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from scorefield.discrete import Discrete
 from scorefield.errors import SamplingError
-from scorefield.noise import Discrete, Schedule
+from scorefield.noise import Schedule
 
 Grid = Callable[[Schedule, int], Tensor]
 Edges = tuple[float, float]  # two times, the first with more noise

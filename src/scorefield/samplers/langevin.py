@@ -19,6 +19,7 @@ from torch import Tensor
 from scorefield.energies import EnergyModel, with_energy
 from scorefield.errors import SamplingError
 from scorefield.model import ScoreModel
+from scorefield.noise import Time
 from scorefield.randomness import Noise
 
 
@@ -38,7 +39,7 @@ class Langevin:
         if self.steps < 1 or not 0 < self.size < 4:
             raise SamplingError(f"Langevin needs steps ≥ 1 and 0 < size < 4, got {self.steps} and {self.size}")
 
-    def __call__(self, model: ScoreModel, x: Tensor, t: Tensor, noise: Noise) -> Tensor:
+    def __call__(self, model: ScoreModel, x: Tensor, t: Time, noise: Noise) -> Tensor:
         step = (self.size * model.schedule.at(t, like=x).sigma ** 2).to(x.dtype)
         for move in range(self.steps):
             x = x + step / 2 * model.score(x, t) + step.sqrt() * noise.like(x, draw=move)
@@ -72,7 +73,7 @@ class SnrLangevin:
                 f"got {self.steps}, {self.ratio} and {self.largest}"
             )
 
-    def __call__(self, model: ScoreModel, x: Tensor, t: Tensor, noise: Noise) -> Tensor:
+    def __call__(self, model: ScoreModel, x: Tensor, t: Time, noise: Noise) -> Tensor:
         largest = self.largest * model.schedule.at(t, like=x).sigma ** 2
         for move in range(self.steps):
             score, z = model.score(x, t), noise.like(x, draw=move)
@@ -116,10 +117,10 @@ class MetropolisLangevin:
         if self.steps < 1 or not 0 < self.size < math.inf:
             raise SamplingError(f"MetropolisLangevin needs steps ≥ 1 and size > 0, got {self.steps} and {self.size}")
 
-    def __call__(self, model: ScoreModel, x: Tensor, t: Tensor, noise: Noise) -> Tensor:
+    def __call__(self, model: ScoreModel, x: Tensor, t: Time, noise: Noise) -> Tensor:
         return self.walk(with_energy(model, "MetropolisLangevin"), x, t, noise)[0]
 
-    def walk(self, model: EnergyModel, x: Tensor, t: Tensor, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
+    def walk(self, model: EnergyModel, x: Tensor, t: Time, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
         """The moves, with what they have found on the way.
 
         Args:

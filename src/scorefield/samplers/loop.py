@@ -16,7 +16,7 @@ from torch import Tensor
 
 from scorefield.errors import SamplingError
 from scorefield.model import Denoiser
-from scorefield.noise import Schedule
+from scorefield.noise import Time
 from scorefield.randomness import Noise, Stream
 
 # Called with step, t, x, and E[x0 given x] where the walk has asked for it.
@@ -26,15 +26,13 @@ OnStep = Callable[[int, Tensor, Tensor, Tensor | None], None]
 class Predictor(Protocol):
     """A step down, from p_t to p_s with s < t."""
 
-    def __call__(
-        self, model: Denoiser, x: Tensor, t: Tensor, s: Tensor, memory: Any, noise: Noise
-    ) -> tuple[Tensor, Any]:
+    def __call__(self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: Any, noise: Noise) -> tuple[Tensor, Any]:
         """Move x from t to s.
 
         Args:
             model: the denoiser.
             x: (B, *shape), at t.
-            t, s: the present and the next level, () float64.
+            t, s: the present and the next level, which the loop has computed; a time () is as good.
             memory: what this predictor returned with the step before, None at first; multistep methods live on it.
             noise: the normals of this step.
 
@@ -47,8 +45,8 @@ class Predictor(Protocol):
 class Corrector(Protocol):
     """A step that leaves p_t as it is and brings x closer to it."""
 
-    def __call__(self, model: Denoiser, x: Tensor, t: Tensor, noise: Noise) -> Tensor:
-        """Move x (B, *shape) within the level t, () float64."""
+    def __call__(self, model: Denoiser, x: Tensor, t: Time, noise: Noise) -> Tensor:
+        """Move x (B, *shape) within the level t, which the loop has computed; a time () is as good."""
         ...
 
 
@@ -128,6 +126,7 @@ class _Walk:
     def __call__(self, x: Tensor, on_step: OnStep | None) -> Tensor:
         model, down, stay, up = self.model, *(Stream(self.seed, n) for n in ("predictor", "corrector", "renoise"))
         memory, last = None, len(self.grid) - 1
+        levels = model.schedule.at(self.grid).each()
         rises = (self.grid.diff() > 0).tolist()
         seen: list[Tensor] = []
 
@@ -137,7 +136,7 @@ class _Walk:
 
         ear = None if on_step is None else model.register_forward_hook(listen)
         try:
-            for step, t in enumerate(self.grid):
+            for step, t in enumerate(levels):
                 if self.corrector is not None:
                     x = self.corrector(model, x, t, Noise(stay, self.rows, step))
                     seen.clear()
@@ -145,17 +144,16 @@ class _Walk:
                     after = model(x, t).x0 if self.denoise else x
                 elif rises[step]:
                     z = Noise(up, self.rows, step).like(x)
-                    after = model.schedule.renoise(
-                        x, t, self.grid[step + 1], z if self.s_noise == 1 else self.s_noise * z
-                    )
+                    z = z if self.s_noise == 1 else self.s_noise * z
+                    after = model.schedule.renoise(x, t, levels[step + 1], z)
                     memory = None
                 elif self.predictor is None:
-                    after = _keep(model.schedule, x, t, self.grid[step + 1])
+                    after = x * float(levels[step + 1].alpha / t.alpha)  # the next level reads the same signal
                 else:
-                    s, noise = self.grid[step + 1], Noise(down, self.rows, step)
-                    after, memory = self.predictor(model, x, t, s, memory, noise)
+                    noise = Noise(down, self.rows, step)
+                    after, memory = self.predictor(model, x, t, levels[step + 1], memory, noise)
                 if on_step is not None:
-                    on_step(step, t, x, seen[0] if seen else None)
+                    on_step(step, t.t, x, seen[0] if seen else None)
                     seen.clear()
                 x = after
         finally:
@@ -201,12 +199,6 @@ def first_draw(
     level = model.schedule.at(t)
     scale = torch.hypot(level.alpha * model.sigma_data, level.sigma)
     return Stream(seed, "first draw").normal(rows, shape, dtype=dtype, device=device) * scale.to(dtype).to(device)
-
-
-def _keep(schedule: Schedule, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-    """x with x/α as it was: the next level reads the same signal."""
-    ratio = schedule.at(s).alpha / schedule.at(t).alpha
-    return x * ratio.to(x.dtype).to(x.device)
 
 
 def _check_grid(grid: Tensor, denoise: bool) -> None:

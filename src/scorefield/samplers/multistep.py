@@ -28,7 +28,7 @@ from torch import Tensor
 
 from scorefield.errors import SamplingError
 from scorefield.model import Denoiser
-from scorefield.noise import Schedule
+from scorefield.noise import Schedule, Time
 from scorefield.randomness import Noise
 
 Weights = Callable[[Sequence[float], float], list[float]]
@@ -159,7 +159,7 @@ class ExponentialAdams:
         _check(self.order, 4, self.eta)
 
     def __call__(
-        self, model: Denoiser, x: Tensor, t: Tensor, s: Tensor, memory: Memory | None, noise: Noise
+        self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: Memory | None, noise: Noise
     ) -> tuple[Tensor, Memory]:
         now, below = _places(model.schedule, t, s)
         seen = (Seen(now.log_ratio, model(x, t).x0), *_past(memory, now))[: self.order]
@@ -184,7 +184,7 @@ class DPMSolver2M:
         _check(2, 2, self.eta)
 
     def __call__(
-        self, model: Denoiser, x: Tensor, t: Tensor, s: Tensor, memory: Memory | None, noise: Noise
+        self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: Memory | None, noise: Noise
     ) -> tuple[Tensor, Memory]:
         now, below = _places(model.schedule, t, s)
         seen = (Seen(now.log_ratio, model(x, t).x0), *_past(memory, now))[:2]
@@ -213,7 +213,7 @@ class UniPC:
         _check(self.order, 3, 0.0)
 
     def __call__(
-        self, model: Denoiser, x: Tensor, t: Tensor, s: Tensor, memory: Memory | None, noise: Noise
+        self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: Memory | None, noise: Noise
     ) -> tuple[Tensor, Memory]:
         now, below = _places(model.schedule, t, s)
         here, past = Seen(now.log_ratio, model(x, t).x0), _past(memory, now)
@@ -253,14 +253,14 @@ def _add(x: Tensor, factors: Sequence[float], seen: Memory) -> Tensor:
     return x
 
 
-def _places(schedule: Schedule, t: Tensor, s: Tensor) -> tuple[_Place, _Place]:
+def _places(schedule: Schedule, t: Time, s: Time) -> tuple[_Place, _Place]:
     now, below = _place(schedule, t), _place(schedule, s)
     if not below.log_ratio > now.log_ratio:
         raise SamplingError(f"a step down must end at less noise, got one from t = {float(t):g} to {float(s):g}")
     return now, below
 
 
-def _place(schedule: Schedule, t: Tensor) -> _Place:
+def _place(schedule: Schedule, t: Time) -> _Place:
     level = schedule.at(t)
     alpha, sigma = float(level.alpha), float(level.sigma)
     if alpha == 0 or sigma == 0:

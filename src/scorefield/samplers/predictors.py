@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from scorefield.errors import SamplingError
 from scorefield.model import Denoiser
-from scorefield.noise import mix
+from scorefield.noise import Time, mix
 from scorefield.randomness import Noise
-from scorefield.variational.step import StepVariance, learned_or_small, step_down
+from scorefield.variational.step import Step, StepVariance, learned_or_small
 
 
 @dataclass(frozen=True)
@@ -35,17 +34,16 @@ class Ancestral:
         if not 0 <= self.eta <= 1:
             raise SamplingError(f"eta must lie in [0, 1], got {self.eta}")
 
-    def __call__(
-        self, model: Denoiser, x: Tensor, t: Tensor, s: Tensor, memory: Any, noise: Noise
-    ) -> tuple[Tensor, Any]:
-        estimate = model(x, t)
-        step = step_down(model.schedule, t, s, like=x)
-        below = step.below
-        kept = (below.sigma**2 - self.eta**2 * step.posterior_variance).clamp(min=0)
-        x = mix(below.alpha, estimate.x0, kept.sqrt(), estimate.epsilon)
-        if self.eta > 0:
+    def __call__(self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: Any, noise: Noise) -> tuple[Tensor, Any]:
+        estimate, below = model(x, t), model.schedule.at(s)
+        if self.eta == 0:
+            return mix(float(below.alpha), estimate.x0, float(below.sigma), estimate.epsilon), None
+        step = Step(model.schedule.at(t), below)
+        kept = (below.sigma**2 - self.eta**2 * step.posterior_variance).clamp(min=0).sqrt()
+        x = mix(float(below.alpha), estimate.x0, float(kept), estimate.epsilon)
+        if below.sigma > 0:
             deviation = self.eta * step.variance(self.variance(estimate)).sqrt()
-            x = x + torch.where(below.sigma > 0, deviation, 0.0).to(x.dtype) * noise.like(x)
+            x = x + deviation.to(x) * noise.like(x)
         return x, None
 
 
@@ -53,20 +51,16 @@ class Ancestral:
 class Euler:
     """x_s = x + (s − t) dx/dt: Euler's method on the probability flow (Song et al. 2021, Eq. 13, arXiv:2011.13456)."""
 
-    def __call__(
-        self, model: Denoiser, x: Tensor, t: Tensor, s: Tensor, memory: Any, noise: Noise
-    ) -> tuple[Tensor, Any]:
-        return x + (s - t).to(x.dtype).to(x.device) * model(x, t).velocity, None
+    def __call__(self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: Any, noise: Noise) -> tuple[Tensor, Any]:
+        return x.add(model(x, t).velocity, alpha=float(s) - float(t)), None
 
 
 @dataclass(frozen=True)
 class Heun:
     """x_s = x + (s − t)(d + d′)/2, d at x and d′ at Euler's x_s (Karras et al. 2022, Algorithm 1, arXiv:2206.00364)."""
 
-    def __call__(
-        self, model: Denoiser, x: Tensor, t: Tensor, s: Tensor, memory: Any, noise: Noise
-    ) -> tuple[Tensor, Any]:
-        h = (s - t).to(x.dtype).to(x.device)
+    def __call__(self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: Any, noise: Noise) -> tuple[Tensor, Any]:
+        h = float(s) - float(t)
         d = model(x, t).velocity
-        d_next = model(x + h * d, s).velocity
-        return x + h / 2 * (d + d_next), None
+        d_next = model(x.add(d, alpha=h), s).velocity
+        return x.add(d + d_next, alpha=h / 2), None

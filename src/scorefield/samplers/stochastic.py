@@ -16,7 +16,7 @@ from torch import Tensor
 
 from scorefield.errors import SamplingError
 from scorefield.model import Denoiser
-from scorefield.noise import mix
+from scorefield.noise import Time, mix
 from scorefield.randomness import Noise
 from scorefield.variational.step import step_down
 
@@ -29,15 +29,14 @@ class EulerMaruyama:
     `ReverseDiffusion` has one, and a grid may begin a little below, as `grids.geometric` and `grids.karras` do.
     """
 
-    def __call__(
-        self, model: Denoiser, x: Tensor, t: Tensor, s: Tensor, memory: Any, noise: Noise
-    ) -> tuple[Tensor, Any]:
-        level, h = model.schedule.at(t, like=x), (t - s).to(x.device)
-        if not level.alpha.all():
-            raise SamplingError(f"the reverse SDE has an infinite drift at t = {float(t):g}, where α = 0: start below")
-        f, g2 = level.drift, level.diffusion_squared
+    def __call__(self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: Any, noise: Noise) -> tuple[Tensor, Any]:
+        level = model.schedule.at(t)
+        h = float(level.t - model.schedule.at(s).t)
+        if level.alpha == 0:
+            raise SamplingError(f"the reverse SDE has an infinite drift at t = {level.t:g}, where α = 0: start below")
+        f, g2 = float(level.drift), float(level.diffusion_squared)
         x_s = mix(1 - f * h, x, g2 * h, model(x, t).score)
-        return x_s + (g2 * h).sqrt().to(x.dtype) * noise.like(x), None
+        return x_s.add(noise.like(x), alpha=math.sqrt(g2 * h)), None
 
 
 @dataclass(frozen=True)
@@ -49,12 +48,10 @@ class ReverseDiffusion:
     with r = 1 and v = σ_t² − σ_s² theirs for VE. Finite wherever σ_t is, at α_t = 0 too.
     """
 
-    def __call__(
-        self, model: Denoiser, x: Tensor, t: Tensor, s: Tensor, memory: Any, noise: Noise
-    ) -> tuple[Tensor, Any]:
-        step = step_down(model.schedule, t, s, like=x)
-        r, v = step.now.alpha / step.below.alpha, step.beta
-        return mix(2 - r, x, v, model(x, t).score) + v.sqrt().to(x.dtype) * noise.like(x), None
+    def __call__(self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: Any, noise: Noise) -> tuple[Tensor, Any]:
+        step = step_down(model.schedule, t, s)
+        r, v = float(step.now.alpha / step.below.alpha), float(step.beta)
+        return mix(2 - r, x, v, model(x, t).score).add(noise.like(x), alpha=math.sqrt(v)), None
 
 
 @dataclass(frozen=True)
@@ -80,13 +77,11 @@ class ConsistentAnnealed:
         if not 1 <= self.pace < math.inf:
             raise SamplingError(f"pace must be at least 1, below which too much noise is left, got {self.pace}")
 
-    def __call__(
-        self, model: Denoiser, x: Tensor, t: Tensor, s: Tensor, memory: Any, noise: Noise
-    ) -> tuple[Tensor, Any]:
-        estimate, step = model(x, t), step_down(model.schedule, t, s, like=x)
+    def __call__(self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: Any, noise: Noise) -> tuple[Tensor, Any]:
+        estimate, step = model(x, t), step_down(model.schedule, t, s)
         # γ^{pace − 1} = (1 − η)/γ, and the kept noise (1 − η) σ̃_t = γ^{pace − 1} σ̃_s: finite at α_t = 0 too.
-        gamma = (step.below.sigma / step.now.sigma) * (step.now.alpha / step.below.alpha)
+        gamma = float((step.below.sigma / step.now.sigma) * (step.now.alpha / step.below.alpha))
         kept = gamma ** (self.pace - 1)
-        beta = (1 - kept**2).clamp(min=0).sqrt()
-        x_s = mix(step.below.alpha, estimate.x0, kept * step.below.sigma, estimate.epsilon)
-        return x_s + (beta * step.below.sigma).to(x.dtype) * noise.like(x), None
+        beta, sigma = math.sqrt(1 - kept**2), float(step.below.sigma)
+        x_s = mix(float(step.below.alpha), estimate.x0, kept * sigma, estimate.epsilon)
+        return x_s.add(noise.like(x), alpha=beta * sigma), None

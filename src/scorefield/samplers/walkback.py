@@ -23,12 +23,13 @@ from torch import Tensor
 
 from scorefield.errors import SamplingError
 from scorefield.model import Denoiser
+from scorefield.noise import Time
 from scorefield.randomness import Noise
 from scorefield.samplers.grids import geometric
 from scorefield.samplers.predictors import Ancestral
 
 # The variance of one element of x0 given x_t, float64, from the model and the time.
-Spread = Callable[[Denoiser, Tensor], Tensor]
+Spread = Callable[[Denoiser, Time], Tensor]
 
 
 class Reconstruction(Protocol):
@@ -39,7 +40,7 @@ class Reconstruction(Protocol):
         """How many draws of noise it takes."""
         ...
 
-    def __call__(self, model: Denoiser, x: Tensor, t: Tensor, noise: Noise, first: int) -> Tensor:
+    def __call__(self, model: Denoiser, x: Tensor, t: Time, noise: Noise, first: int) -> Tensor:
         """Draw clean data.
 
         Args:
@@ -71,7 +72,7 @@ class WalkBack:
         if self.moves < 1:
             raise SamplingError(f"a walk-back chain needs at least 1 move, got {self.moves}")
 
-    def __call__(self, model: Denoiser, x: Tensor, t: Tensor, noise: Noise) -> Tensor:
+    def __call__(self, model: Denoiser, x: Tensor, t: Time, noise: Noise) -> Tensor:
         each = self.reconstruction.draws + 1
         for move in range(self.moves):
             x0 = self.reconstruction(model, x, t, noise, move * each + 1)
@@ -90,7 +91,7 @@ class GaussianReconstruction:
     variance: Spread | None = None
     draws: int = 1
 
-    def __call__(self, model: Denoiser, x: Tensor, t: Tensor, noise: Noise, first: int) -> Tensor:
+    def __call__(self, model: Denoiser, x: Tensor, t: Time, noise: Noise, first: int) -> Tensor:
         variance = (self.variance or gaussian_spread)(model, t)
         return model(x, t).x0 + variance.sqrt().to(x.dtype).to(x.device) * noise.like(x, draw=first)
 
@@ -114,10 +115,11 @@ class AncestralReconstruction:
         """One for each step."""
         return self.steps
 
-    def __call__(self, model: Denoiser, x: Tensor, t: Tensor, noise: Noise, first: int) -> Tensor:
-        if float(t) <= model.schedule.t_min:  # no level is left to step to
+    def __call__(self, model: Denoiser, x: Tensor, t: Time, noise: Noise, first: int) -> Tensor:
+        top = float(t)
+        if top <= model.schedule.t_min:  # no level is left to step to
             return model(x, t).x0
-        grid = geometric(model.schedule, self.steps + 1, between=(float(t), model.schedule.t_min))
+        grid = geometric(model.schedule, self.steps + 1, between=(top, model.schedule.t_min))
         down = Ancestral()
         for step in range(self.steps):
             x, _ = down(
@@ -126,7 +128,7 @@ class AncestralReconstruction:
         return model(x, grid[-1]).x0
 
 
-def gaussian_spread(model: Denoiser, t: Tensor) -> Tensor:
+def gaussian_spread(model: Denoiser, t: Time) -> Tensor:
     """v = σ_d² σ²/(α² σ_d² + σ²), (): that of data N(0, σ_d² I), with σ_d the model's `sigma_data`.
 
     It is the error of the best linear estimate, so on average no data with that mean square have more. Data with
@@ -137,12 +139,12 @@ def gaussian_spread(model: Denoiser, t: Tensor) -> Tensor:
     return data * noise / (level.alpha**2 * data + noise)
 
 
-def no_spread(model: Denoiser, t: Tensor) -> Tensor:
+def no_spread(model: Denoiser, t: Time) -> Tensor:
     """v = 0, (): the reconstruction is its mean, a denoising autoencoder's, and the chain is too narrow by (2)."""
     return torch.zeros((), dtype=torch.float64)
 
 
-def reconstruction_error(model: Denoiser, x0: Tensor, t: Tensor, noise: Noise) -> Tensor:
+def reconstruction_error(model: Denoiser, x0: Tensor, t: Time, noise: Noise) -> Tensor:
     """v = E‖x0 − E[x0 given x_t]‖²/D over rows of data, (): with it the clean rows keep their mean square.
 
     For a true mean E‖x0‖² = E‖E[x0 given x_t]‖² + D v, so that one move from data leaves it as it was.

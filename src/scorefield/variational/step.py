@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from scorefield.errors import OptionError
-from scorefield.noise import NoiseLevel, Schedule, mix
+from scorefield.noise import NoiseLevel, Schedule, Time, mix
 from scorefield.parametrization import Estimate
 
 
@@ -60,7 +60,7 @@ class Step:
         return self.beta * (self.below.sigma / self.now.sigma) ** (2 * (1 - share))
 
 
-def step_down(schedule: Schedule, t: Tensor | float, s: Tensor | float, like: Tensor | None = None) -> Step:
+def step_down(schedule: Schedule, t: Time, s: Time, like: Tensor | None = None) -> Step:
     """The step from t to s; times () or (B,), shaped to broadcast over `like` (B, *shape)."""
     return Step(schedule.at(t, like), schedule.at(s, like))
 

@@ -14,16 +14,17 @@ import math
 import torch
 from torch import Tensor
 
+from scorefield.discrete import Discrete
 from scorefield.errors import OptionError
 from scorefield.model import Denoiser
-from scorefield.noise import Discrete, mix
+from scorefield.noise import Time, mix
 from scorefield.parametrization import Estimate, V
 from scorefield.randomness import Noise
 from scorefield.variational.bins import Bins
 from scorefield.variational.step import Step, StepVariance, learned_or_small, step_down
 
 
-def prior_term(model: Denoiser, x0: Tensor, t: Tensor | float) -> Tensor:
+def prior_term(model: Denoiser, x0: Tensor, t: Time) -> Tensor:
     """L_T = KL(q(x_T given x0) ‖ N(0, α²σ_data² + σ²)), from what the walk's first draw is made of.
 
     With h = snr σ_data² it is ½[log(1 + h) + (snr x0² − h)/(1 + h)].
@@ -44,8 +45,8 @@ def prior_term(model: Denoiser, x0: Tensor, t: Tensor | float) -> Tensor:
 def step_term(
     model: Denoiser,
     x0: Tensor,
-    t: Tensor | float,
-    s: Tensor | float,
+    t: Time,
+    s: Time,
     noise: Noise,
     variance: StepVariance = learned_or_small,
 ) -> Tensor:
@@ -80,7 +81,7 @@ def step_cost(step: Step, estimate: Estimate, x0: Tensor, epsilon: Tensor, varia
 def decoder_term(
     model: Denoiser,
     x0: Tensor,
-    t: Tensor | float,
+    t: Time,
     noise: Noise,
     variance: StepVariance = learned_or_small,
     bins: Bins | None = None,
