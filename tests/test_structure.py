@@ -20,7 +20,18 @@ PACKAGE = "scorefield"
 # Lowest floor first. A room may use the floors below it and, without a circle, its own.
 FLOORS = (
     ("errors",),
-    ("randomness", "storage", "noise", "discrete", "betas", "noise_range", "networks", "calculus", "ode"),
+    (
+        "randomness",
+        "storage",
+        "noise",
+        "discrete",
+        "betas",
+        "noise_range",
+        "networks",
+        "calculus",
+        "ode",
+        "diagnostics",
+    ),
     ("parametrization",),
     ("model", "energies", "variational"),
     ("exact", "objectives", "samplers", "guidance", "likelihood"),

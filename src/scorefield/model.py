@@ -110,6 +110,14 @@ class Denoiser(nn.Module):
         """
         raise OptionError(f"{type(self).__name__} takes no condition, got one of shape {tuple(condition.shape)}")
 
+    def of_rows(self, places: Tensor) -> Denoiser:
+        """This denoiser for some rows of the batch that a condition was bound to it for, so that others may leave.
+
+        Args:
+            places: (b,) int64, which of the B rows, in their order.
+        """
+        return self
+
 
 class NetworkDenoiser(Denoiser):
     """A network with a schedule, a parametrisation and the input scaling (1).
@@ -208,6 +216,11 @@ class NetworkDenoiser(Denoiser):
         bound.condition = condition
         return bound
 
+    def of_rows(self, places: Tensor) -> Self:
+        if self.condition is None or len(self.condition) == 1:
+            return self
+        return self.given(self.condition[places.to(self.condition.device)])
+
 
 class EnergyDenoiser(NetworkDenoiser):
     """A denoiser whose score is a gradient, −∇E, at every level: an energy-based model.
@@ -296,6 +309,9 @@ class Bounded(Denoiser):
     def given(self, condition: Tensor) -> Bounded:
         return Bounded(self.denoiser.given(condition), self.low, self.high, margin=0)
 
+    def of_rows(self, places: Tensor) -> Bounded:
+        return Bounded(self.denoiser.of_rows(places), self.low, self.high, margin=0)
+
 
 class Rescheduled(Denoiser):
     """A denoiser read through another schedule: x_t is scaled to the old level of equal signal-to-noise ratio."""
@@ -317,6 +333,9 @@ class Rescheduled(Denoiser):
 
     def given(self, condition: Tensor) -> Rescheduled:
         return Rescheduled(self.denoiser.given(condition), self.schedule)
+
+    def of_rows(self, places: Tensor) -> Rescheduled:
+        return Rescheduled(self.denoiser.of_rows(places), self.schedule)
 
 
 def reschedule(denoiser: Denoiser, schedule: Schedule) -> Denoiser:

@@ -617,7 +617,7 @@ def test_a_second_signal_stops_at_once_with_75_and_the_same_command_finishes(
 
 
 def test_a_signal_before_the_work_begins_is_75(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scorefield.api.load", lambda *arguments: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr("scorefield.api.load", lambda *arguments: signal.raise_signal(signal.SIGINT))
     code, out, err = run("sample", tmp_path, "--out", tmp_path / "a.csv")
     assert (code, out) == (75, "")
     assert err == "error: stopped at once; the same command goes on from what was saved, if anything\n"

@@ -52,6 +52,26 @@ def karras(schedule: Schedule, steps: int, rho: float = 7.0, between: Edges | No
     return _times(schedule, torch.linspace(high.item(), low.item(), steps, dtype=torch.float64) ** rho, edges)
 
 
+def straight(schedule: Schedule, steps: int, rho: float = 1.4, scale: float = 1.0) -> Tensor:
+    """Evenly spaced in u^{1/ρ}, with u = σ/(cα + σ) the time of a straight path (`straight`), (steps,) float64 falling.
+
+    Most levels are where σ/α is about c and below: neither in the noise above, where paths are nearly straight, nor as
+    near to clean data as with `karras`.
+
+    Args:
+        schedule: whose levels.
+        steps: how many.
+        rho: ρ, 1 for even steps of u; more for more levels near the data.
+        scale: c, about the deviation of the data.
+    """
+    _check_steps(steps)
+    level = schedule.at(torch.tensor((schedule.t_max, schedule.t_min), dtype=torch.float64))
+    high, low = ((level.sigma / (scale * level.alpha + level.sigma)) ** (1 / rho)).tolist()
+    u = torch.linspace(high, low, steps, dtype=torch.float64)[1:-1] ** rho
+    inner = schedule.time_of_sigma(scale * u / (1 - u))
+    return torch.cat((level.t[:1], inner, level.t[1:]))
+
+
 def levels(schedule: Schedule, steps: int) -> Tensor:
     """Whole times of a `Discrete` schedule, about evenly spaced and at most all of them; of others as `uniform`."""
     grid = uniform(schedule, steps)

@@ -2,8 +2,9 @@
 
     x ← x + (ε/2) ∇log p_t(x) + √ε z,   ε = size · σ_t²                                   (1)
 
-which leaves p_t as it is in the limit of small steps (Song & Ermon 2019, Algorithm 1, arXiv:1907.05600). With an energy
-a move from x to y can be refused, and then steps of any size leave e^{−E} as it is:
+which leaves p_t as it is in the limit of small steps (Song & Ermon 2019, Algorithm 1, arXiv:1907.05600). Where no noise
+is there to measure it by, ε itself is given, as `step`. With an energy a move from x to y can be refused, and then
+steps of any size leave e^{−E} as it is:
 
     accept with probability min(1, e^{E(x) − E(y)} q(x | y)/q(y | x)),   q(y | x) the density of (1)       (2)
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +21,7 @@ from torch import Tensor
 from scorefield.energies import EnergyModel, with_energy
 from scorefield.errors import SamplingError
 from scorefield.model import ScoreModel
-from scorefield.noise import Time
+from scorefield.noise import Clean, Schedule, Time
 from scorefield.randomness import Noise
 
 
@@ -30,17 +32,20 @@ class Langevin:
     Args:
         steps: number of moves.
         size: ε/σ², below 4 for stability at p_t's narrowest.
+        step: ε itself, in squared units of x, instead of a size; stable below 4 times p_t's smallest variance.
     """
 
     steps: int = 1
     size: float = 0.1
+    step: float | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1 or not 0 < self.size < 4:
             raise SamplingError(f"Langevin needs steps ≥ 1 and 0 < size < 4, got {self.steps} and {self.size}")
+        _check_step(self.step, "Langevin")
 
     def __call__(self, model: ScoreModel, x: Tensor, t: Time, noise: Noise) -> Tensor:
-        step = (self.size * model.schedule.at(t, like=x).sigma ** 2).to(x.dtype)
+        step = step_size(model.schedule, x, t, self.size, self.step).to(x.dtype)
         for move in range(self.steps):
             x = x + step / 2 * model.score(x, t) + step.sqrt() * noise.like(x, draw=move)
         return x
@@ -74,7 +79,7 @@ class SnrLangevin:
             )
 
     def __call__(self, model: ScoreModel, x: Tensor, t: Time, noise: Noise) -> Tensor:
-        largest = self.largest * model.schedule.at(t, like=x).sigma ** 2
+        largest = step_size(model.schedule, x, t, self.largest, None)
         for move in range(self.steps):
             score, z = model.score(x, t), noise.like(x, draw=move)
             quotient = _lengths(z) / _lengths(score).clamp(min=torch.finfo(torch.float64).tiny)
@@ -108,14 +113,17 @@ class MetropolisLangevin:
     Args:
         steps: number of proposals.
         size: ε/σ²; larger ones go further and are refused more often.
+        step: ε itself, in squared units of x, instead of a size.
     """
 
     steps: int = 1
     size: float = 0.5
+    step: float | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1 or not 0 < self.size < math.inf:
             raise SamplingError(f"MetropolisLangevin needs steps ≥ 1 and size > 0, got {self.steps} and {self.size}")
+        _check_step(self.step, "MetropolisLangevin")
 
     def __call__(self, model: ScoreModel, x: Tensor, t: Time, noise: Noise) -> Tensor:
         return self.walk(with_energy(model, "MetropolisLangevin"), x, t, noise)[0]
@@ -132,22 +140,76 @@ class MetropolisLangevin:
         Returns:
             x after the moves (B, *shape), its energy (B,), and the share of proposals that were accepted (B,).
         """
-        step = (self.size * model.schedule.at(t, like=x).sigma ** 2).to(x.dtype)
-        energy, drift = model.energy(x, t), step / 2 * model.score(x, t)
-        accepted = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        step = step_size(model.schedule, x, t, self.size, self.step)
+        place, accepted, _ = self.moves(model, Place.of(model, x, t), t, noise, step)
+        return place.x, place.energy, accepted
+
+    def moves(
+        self, model: EnergyModel, place: Place, t: Time, noise: Noise, step: Tensor
+    ) -> tuple[Place, Tensor, Tensor]:
+        """The moves from where energy and score are known already, as a chain knows them from the move before.
+
+        Args:
+            model, t, noise: as for `walk`.
+            place: where the moves begin.
+            step: ε, float64, broadcasting over x: each row may have its own.
+
+        Returns:
+            where they end, the share of proposals that were accepted (B,), and the mean of the probabilities with which
+            they were (B,), both float64.
+        """
+        step = step.to(place.x.dtype)
+        x, energy, drift = place.x, place.energy, step / 2 * place.score
+        score, accepted = place.score, torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        probability = torch.zeros_like(accepted)
         for move in range(self.steps):
             z = noise.like(x, draw=2 * move)
             y = x + drift + step.sqrt() * z
-            energy_y, drift_y = model.energy(y, t), step / 2 * model.score(y, t)
+            there = Place.of(model, y, t)
+            drift_y = step / 2 * there.score
             back = (x - y - drift_y).square() / step
-            log_ratio = energy - energy_y + (z.square() - back).flatten(1).sum(1) / 2
+            log_ratio = (energy - there.energy + (z.square() - back).flatten(1).sum(1) / 2).double()
             u = noise.stream.uniform(noise.rows, step=noise.step, draw=2 * move + 1, device=x.device)
-            taken = (u.log() < log_ratio.double()) & energy_y.isfinite()
+            possible = there.energy.isfinite() & ~log_ratio.isnan()
+            taken = (u.log() < log_ratio) & possible
             accepted += taken
-            energy = torch.where(taken, energy_y, energy)
+            probability += torch.where(possible, log_ratio.clamp(max=0).exp(), 0)
+            energy = torch.where(taken, there.energy, energy)
             shaped = taken.reshape(-1, *[1] * (x.ndim - 1))
             x, drift = torch.where(shaped, y, x), torch.where(shaped, drift_y, drift)
-        return x, energy, accepted / self.steps
+            score = torch.where(shaped, there.score, score)
+        return Place(x, energy, score), accepted / self.steps, probability / self.steps
+
+
+class Place(NamedTuple):
+    """Where Metropolis' rule stands, with what it needs to know there."""
+
+    x: Tensor
+    energy: Tensor
+    score: Tensor
+
+    @staticmethod
+    def of(model: EnergyModel, x: Tensor, t: Time) -> Place:
+        """The energy (B,) and the score (B, *shape) at x (B, *shape)."""
+        return Place(x, model.energy(x, t), model.score(x, t))
+
+
+def step_size(schedule: Schedule, x: Tensor, t: Time, size: float, step: float | None) -> Tensor:
+    """ε of (1), float64, () or shaped to broadcast over x: the step where one is given, else size · σ_t².
+
+    Raises:
+        SamplingError: for a model of the data's own score without a step: it has no σ, and no move would move.
+    """
+    if step is not None:
+        return torch.tensor(step, dtype=torch.float64, device=x.device)
+    if isinstance(schedule, Clean):
+        raise SamplingError("a model of the data's own score has no noise to measure a size by: use Langevin(step=…)")
+    return size * schedule.at(t, like=x).sigma ** 2
+
+
+def _check_step(step: float | None, name: str) -> None:
+    if step is not None and not 0 < step < math.inf:
+        raise SamplingError(f"{name} needs a step that is positive and finite, got {step}")
 
 
 def ncsnv2_size(ratio: float, steps: int) -> float:

@@ -56,7 +56,7 @@ def exact_weights(nodes: Sequence[float], length: float) -> list[float]:
     if len(nodes) == 1:
         return [-math.expm1(-length)]
     moments = _moments(length, len(nodes))
-    return [_dot(basis, moments) for basis in _bases(nodes, length)]
+    return [_dot(basis, moments) for basis in lagrange(nodes, length)]
 
 
 def midpoint_weights(nodes: Sequence[float], length: float) -> list[float]:
@@ -67,11 +67,11 @@ def midpoint_weights(nodes: Sequence[float], length: float) -> list[float]:
     whole = -math.expm1(-length)
     if len(nodes) == 1:
         return [whole]
-    return [whole * _dot(basis, [0.5**n for n in range(len(nodes))]) for basis in _bases(nodes, length)]
+    return [whole * _dot(basis, [0.5**n for n in range(len(nodes))]) for basis in lagrange(nodes, length)]
 
 
-def _bases(nodes: Sequence[float], length: float) -> list[list[float]]:
-    """Coefficients of each ℓ_j in powers of u = v/length, lowest first."""
+def lagrange(nodes: Sequence[float], length: float) -> list[list[float]]:
+    """Coefficients of each ℓ_j, 1 at node j and 0 at the others, in powers of u = v/length, lowest first."""
     places = [node / length for node in nodes]
     bases = []
     for j, here in enumerate(places):

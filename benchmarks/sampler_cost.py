@@ -1,0 +1,283 @@
+"""Claim: a step of a sampler costs at most half of k-diffusion's Euler, and at most 2 % of the time of a real network.
+
+First, µs a step with a network that costs next to nothing (x0 = x/2) on x of shape (16, 2), without what comes before
+the first step: a bare loop of Euler's method by hand, and the samplers of k-diffusion, diffusers, azula and this
+library. They take turns within each round, because the speed of a machine drifts; the ratio to k-diffusion's Euler is
+of one round, and the table has the median over rounds with quartiles and the least.
+
+Second, with a real network (4 × 256 on 1000 rows of 2 numbers; the image network of 8×8 digits on 64 rows), the share
+of the time that is not the network: of the whole walk, and of it what the loop and the step take, without the
+denoiser's own scaling of input and output.
+
+The environment is that of `nfe_frontier.py`; where the peers are not installed, only ours are printed.
+
+    python benchmarks/sampler_cost.py [--rounds 30] [--steps 50] [--threads 1] [--no-peers]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scorefield.build import build_model
+from scorefield.model import Denoiser, NetworkDenoiser
+from scorefield.noise import EDM
+from scorefield.noise_range import NoiseRange, measure_noise_range
+from scorefield.overrides import override
+from scorefield.parametrization import Estimate
+from scorefield.randomness import Stream
+from scorefield.recipes import auto
+from scorefield.resolve import DataFacts, resolve
+from scorefield.samplers import grids
+from scorefield.samplers.loop import Predictor, sample
+from scorefield.samplers.multistep import DPMSolver2M, ExponentialAdams, UniPC
+from scorefield.samplers.predictors import Ancestral, Euler, Heun
+
+LOW, HIGH = 0.002, 80.0
+SHAPE = (16, 2)
+REFERENCE = "k-diffusion Euler"
+
+# Gets everything ready and returns the walk that is timed.
+Contender = Callable[[Tensor, int], Callable[[], object]]
+
+PREDICTORS: dict[str, Predictor] = {
+    "DDIM": Ancestral(eta=0.0),
+    "Euler": Euler(),
+    "Heun": Heun(),
+    "DPM++ 2M": DPMSolver2M(),
+    "exponential Adams 3": ExponentialAdams(3),
+    "UniPC2": UniPC(2),
+}
+
+
+class Half(Denoiser):
+    """x0 = x/2, and as much for ε: what an estimate says does not matter to its cost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.schedule, self.sigma_data = EDM(LOW, HIGH), 1.0
+
+    def forward(self, x_t: Tensor, t: Tensor | float) -> Estimate:
+        x0 = 0.5 * x_t
+        return Estimate(x0, x0, self.schedule.at(t, like=x_t))
+
+
+def sigmas(steps: int) -> Tensor:
+    """Karras' levels, (steps + 1,) float64."""
+    return grids.karras(EDM(LOW, HIGH), steps + 1)
+
+
+# -- contenders -------------------------------------------------------------------------------------------------------
+
+
+def bare(x: Tensor, steps: int) -> Callable[[], object]:
+    """Euler's method in x/σ, with numbers for levels."""
+    levels = sigmas(steps).tolist()
+
+    def run() -> Tensor:
+        y = x
+        with torch.no_grad():
+            for sigma, below in pairwise(levels):
+                y = y + (below - sigma) / sigma * (y - 0.5 * y)
+        return y
+
+    return run
+
+
+def ours(predictor: Predictor) -> Contender:
+    """One of this library's predictors in its loop."""
+
+    def prepare(x: Tensor, steps: int) -> Callable[[], object]:
+        model, grid = Half(), sigmas(steps)
+        return lambda: sample(model, len(x), x.shape[1:], grid, predictor, seed=0, denoise=False, start=x)
+
+    return prepare
+
+
+def peers() -> dict[str, Contender]:
+    """Samplers of k-diffusion, diffusers and azula, on the same levels."""
+    import azula.denoise
+    import azula.noise
+    import azula.sample
+    import diffusers
+    from _frontier_grids import k_sampling
+
+    def k_diffusion(name: str) -> Contender:
+        def prepare(x: Tensor, steps: int) -> Callable[[], object]:
+            levels = sigmas(steps).float()
+            return lambda: getattr(k_sampling, name)(lambda y, sigma: 0.5 * y, x, levels, disable=True)
+
+        return prepare
+
+    def scheduled(make: Callable[[], Any]) -> Contender:
+        def prepare(x: Tensor, steps: int) -> Callable[[], object]:
+            scheduler = make()
+            scheduler.set_timesteps(steps)
+
+            def run() -> Tensor:
+                y = x
+                with torch.no_grad():
+                    for t in scheduler.timesteps:
+                        y = scheduler.scale_model_input(y, t)
+                        y = scheduler.step(0.5 * y, t, y, return_dict=False)[0]
+                return y
+
+            return run
+
+        return prepare
+
+    class HalfOfAzula(azula.denoise.Denoiser):
+        schedule = azula.noise.RectifiedSchedule()
+
+        def forward(self, x_t: Tensor, t: Tensor, **kwargs: Any) -> Any:
+            return azula.denoise.DiracPosterior(mean=0.5 * x_t)
+
+    def of_azula(make: Callable[..., Any], **more: Any) -> Contender:
+        def prepare(x: Tensor, steps: int) -> Callable[[], object]:
+            sampler = make(HalfOfAzula(), steps=steps, silent=True, **more)
+            return lambda: sampler(x)
+
+        return prepare
+
+    return {
+        REFERENCE: k_diffusion("sample_euler"),
+        "k-diffusion DPM++ 2M": k_diffusion("sample_dpmpp_2m"),
+        "diffusers DDIM": scheduled(lambda: diffusers.DDIMScheduler(prediction_type="sample", clip_sample=False)),
+        "diffusers EDM Euler": scheduled(diffusers.EDMEulerScheduler),
+        "diffusers DPM++ 2M": scheduled(lambda: diffusers.DPMSolverMultistepScheduler(prediction_type="sample")),
+        "diffusers UniPC2": scheduled(lambda: diffusers.UniPCMultistepScheduler(prediction_type="sample")),
+        "azula DDIM": of_azula(azula.sample.DDIMSampler),
+        "azula Euler": of_azula(azula.sample.EulerSampler),
+        "azula vAB3": of_azula(azula.sample.vABSampler, order=3),
+    }
+
+
+# -- a network that costs nothing -------------------------------------------------------------------------------------
+
+
+def quartiles(values: list[float]) -> tuple[float, float, float]:
+    """The first, the median and the third."""
+    low, middle, high = statistics.quantiles(values, n=4)
+    return low, middle, high
+
+
+def steps_table(contenders: dict[str, Contender], rounds: int, steps: int) -> None:
+    """Print µs a step of each."""
+    x = Stream(0, "cost").normal(SHAPE[0], SHAPE[1:]) * HIGH
+    taken: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(rounds + 2):
+        for name, prepare in contenders.items():
+            run = prepare(x, steps)
+            start = time.perf_counter()
+            run()
+            if number >= 2:  # two rounds to warm up
+                taken[name].append(1e6 * (time.perf_counter() - start) / steps)
+    print(f"µs a step, x of shape {SHAPE}, {steps} steps, {rounds} rounds; Heun asks the network twice a step")
+    beside = "" if REFERENCE not in taken else f"   of {REFERENCE}"
+    print(f"{'':>28} {'median':>8} {'quartiles':>15} {'least':>7}{beside}")
+    for name, times in taken.items():
+        low, middle, high = quartiles(times)
+        line = f"{name:>28} {middle:>8.1f} {low:>7.1f}–{high:<7.1f} {min(times):>7.1f}"
+        if REFERENCE in taken:
+            a, b, c = quartiles([x / y for x, y in zip(times, taken[REFERENCE], strict=True)])
+            line += f"   {b:.2f} ({a:.2f}–{c:.2f})"
+        print(line, flush=True)
+
+
+# -- a real network ---------------------------------------------------------------------------------------------------
+
+
+class Timed(nn.Module):
+    """A module and the seconds spent in it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module, self.seconds = module, 0.0
+
+    def forward(self, *inputs: Any) -> Any:
+        start = time.perf_counter()
+        result = self.module(*inputs)
+        self.seconds += time.perf_counter() - start
+        return result
+
+
+class TimedDenoiser(Timed, Denoiser):
+    """The same for a denoiser."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__(denoiser)
+        self.schedule, self.sigma_data = denoiser.schedule, denoiser.sigma_data
+
+
+def network(name: str) -> tuple[NetworkDenoiser, int, tuple[int, ...]]:
+    """A denoiser with fresh weights, its rows and their shape."""
+    if name == "MLP 4 × 256":
+        rows, shape, changes = 1000, (2,), ["network.width=256", "network.depth=4"]
+        measured: NoiseRange = measure_noise_range(Stream(0, "points").normal(2000, shape))
+    else:
+        rows, shape, changes = 64, (1, 8, 8), []
+        measured = measure_noise_range(Stream(0, "images").normal(500, shape))
+    recipe, _ = resolve(override(auto(), changes), DataFacts(shape, 1797, measured, torch.device("cpu")))
+    model = build_model(recipe, shape, 0, 0)
+    assert isinstance(model, NetworkDenoiser)
+    return model.eval().requires_grad_(False), rows, shape
+
+
+def shares_table(name: str, rounds: int, steps: int) -> None:
+    """Print the share of the time that is not the network."""
+    model, rows, shape = network(name)
+    inner = Timed(model.network)
+    model.network = inner
+    outer = TimedDenoiser(model)
+    x = Stream(0, "cost").normal(rows, shape) * model.schedule.t_max
+    grid = grids.karras(model.schedule, steps + 1)
+    found: dict[str, list[tuple[float, float, float]]] = {label: [] for label in PREDICTORS}
+    for number in range(rounds + 1):
+        for label, predictor in PREDICTORS.items():
+            inner.seconds = outer.seconds = 0.0
+            start = time.perf_counter()
+            sample(outer, rows, shape, grid, predictor, seed=0, denoise=False, start=x)
+            total = time.perf_counter() - start
+            if number:
+                found[label].append((1e3 * total / steps, 1 - inner.seconds / total, 1 - outer.seconds / total))
+    print(f"\n{name}, {rows} rows of shape {shape}, {steps} steps, {rounds} rounds: median (quartiles)")
+    print(f"{'':>28} {'ms a step':>10} {'not the network':>26} {'of it loop and step':>26}")
+    for label, each in found.items():
+        milliseconds = statistics.median(row[0] for row in each)
+        texts = []
+        for place in (1, 2):
+            low, middle, high = quartiles([row[place] for row in each])
+            texts.append(f"{middle:.2%} ({low:.2%}–{high:.2%})")
+        print(f"{label:>28} {milliseconds:>10.3f} {texts[0]:>26} {texts[1]:>26}", flush=True)
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--no-peers", action="store_true", help="only ours and the bare loop")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    contenders: dict[str, Contender] = {"bare loop": bare}
+    if not arguments.no_peers:
+        try:
+            contenders |= peers()
+        except ModuleNotFoundError as missing:
+            print(f"only ours: {missing.name} is not installed; see the first lines of nfe_frontier.py")
+    contenders |= {f"ours {name}": ours(predictor) for name, predictor in PREDICTORS.items()}
+    steps_table(contenders, arguments.rounds, arguments.steps)
+    for name in ("MLP 4 × 256", "image network"):
+        shares_table(name, max(5, arguments.rounds // 3), 18)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Adams–Bashforth's method on straight paths: every schedule is scaled to x0 + u (ε − x0), and its velocity stepped.
+
+With a scale c of the data, u = σ/(cα + σ) and w = c x/(cα + σ),
+
+    w = (1 − u) x0 + u c ε,   dw/du = v = c E[ε given x] − E[x0 given x]                              (1)
+    w_s = w_t + Σ_j b_j v_j,   b_j = ∫ ℓ_j(u) du from u_t to u_s                                      (2)
+
+is the probability flow of every schedule at once, and straight for data of one point at any σ, where polynomials in
+λ = log α/σ are only in the middle. ℓ_j is 1 at the level j and 0 at the other ones that are remembered. With order 1 it
+is Euler's method on a flow, and DDIM.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from scorefield.errors import SamplingError
+from scorefield.model import Denoiser
+from scorefield.noise import NoiseLevel, Time, mix
+from scorefield.randomness import Noise
+from scorefield.samplers.multistep import lagrange
+
+
+class Slope(NamedTuple):
+    """dw/du at a level that was passed.
+
+    Args:
+        u: of the level.
+        v: (B, *shape).
+    """
+
+    u: float
+    v: Tensor
+
+
+Memory = tuple[Slope, ...]  # the newest first
+
+
+@dataclass(frozen=True)
+class StraightAdams:
+    """x_s by (1) and (2), of order `order`; its first steps are of what their memory allows.
+
+    Args:
+        order: number of slopes that the polynomial goes through, 1 to 5.
+        scale: c; the model's `sigma_data` by default.
+    """
+
+    order: int = 3
+    scale: float | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.order, bool) or not isinstance(self.order, int) or not 1 <= self.order <= 5:
+            raise SamplingError(f"order must be a whole number from 1 to 5, got {self.order}")
+        if self.scale is not None and not self.scale > 0:
+            raise SamplingError(f"scale must be positive, got {self.scale}")
+
+    def __call__(
+        self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: Memory | None, noise: Noise
+    ) -> tuple[Tensor, Memory]:
+        c = model.sigma_data if self.scale is None else self.scale
+        (u_t, r_t), (u_s, r_s) = _place(model.schedule.at(t), c), _place(model.schedule.at(s), c)
+        if not u_s < u_t:
+            raise SamplingError(f"a step down must end at less noise, got one from t = {float(t):g} to {float(s):g}")
+        estimate = model(x, t)
+        past = memory if memory and memory[0].u > u_t else ()  # nothing after a walk that went up again
+        seen = (Slope(u_t, mix(c, estimate.epsilon, -1.0, estimate.x0)), *past)[: self.order]
+        nodes, h = [one.u - u_t for one in seen], u_s - u_t
+        x = x * (r_s / r_t)
+        for basis, one in zip(lagrange(nodes, h), seen, strict=True):
+            x = x.add_(one.v, alpha=r_s * h * sum(value / (n + 1) for n, value in enumerate(basis)))
+        return x, seen
+
+
+def _place(level: NoiseLevel, c: float) -> tuple[float, float]:
+    """u, and x/w."""
+    alpha, sigma = float(level.alpha), float(level.sigma)
+    return sigma / (c * alpha + sigma), (c * alpha + sigma) / c
