@@ -1,9 +1,10 @@
 """A solver whose levels and weights are numbers fitted to one model: x_{i+1} = a_i x_i + Σ_{j ≤ i} b_ij x̂0_j.
 
 Every solver of the probability flow that asks the model once a step is of this form, x̂0_j being E[x0 given x_j], and
-takes a and b from a rule that knows the schedule alone: DDIM, DPM-Solver++, UniPC's predictor, Adams–Bashforth. Here they
-are those by which this model's own paths end best (`fitting`), as in the bespoke non-stationary solvers of Shaul et al.
-2024, arXiv:2403.01329. The last step leads to x0 itself.
+takes a and b from a rule that knows the schedule alone: DDIM, DPM-Solver++, UniPC's predictor, Adams–Bashforth. Here
+they are fitted to the paths of one model (`fitting`), as those of the bespoke non-stationary solvers of Shaul et al.
+2024, arXiv:2403.01329, which find them by descent. The last step leads to x0 itself,
+or to t_min, and the last of all is then E[x0 given x].
 """
 
 from __future__ import annotations
@@ -51,8 +52,9 @@ class FittedSolver:
     """A sampler for the model that it was fitted to.
 
     Args:
-        times: of the evaluations, from the schedule's t_max down, above t_min.
-        weights: as in `FittedStep`.
+        times: of the evaluations, from the schedule's t_max down.
+        weights: as in `FittedStep`, a row for each time; or one row less, and then the walk ends with E[x0 given x] at
+            the last time.
         error: root mean square distance of its rows from the ends of the exact paths, in units of the data's deviation,
             on noise that it was not fitted to.
         std_error: of that.
@@ -67,7 +69,8 @@ class FittedSolver:
         falling = all(a > b for a, b in zip(self.times, self.times[1:], strict=False))
         fitting = [1 < len(row) <= place + 2 for place, row in enumerate(self.weights)]
         finite = all(math.isfinite(value) for row in (self.times, *self.weights) for value in row)
-        if not self.times or len(self.times) != len(self.weights) or not (falling and finite and all(fitting)):
+        rows = len(self.times) - len(self.weights)
+        if not self.times or rows not in (0, 1) or not (falling and finite and all(fitting)):
             raise SamplingError(
                 "a fitted solver has finite falling times and for step i a factor of x and 1 to i + 1 of x0, got times "
                 f"{self.times} and rows of {[len(row) for row in self.weights]}"
@@ -83,9 +86,10 @@ class FittedSolver:
         """How often it asks the model."""
         return len(self.times)
 
-    def grid(self, schedule: Schedule, steps: int | None = None) -> Tensor:
-        """Its times and, last, t_min, which stands for the data, (steps + 1,) float64."""
-        return torch.tensor((*self.times, schedule.t_min), dtype=torch.float64)
+    def grid(self, schedule: Schedule) -> Tensor:
+        """Its times and, where a step leads on from the last of them, t_min, which stands for the data, float64."""
+        ends = (schedule.t_min,) * (len(self.weights) == len(self.times))
+        return torch.tensor((*self.times, *ends), dtype=torch.float64)
 
     def __call__(
         self,
@@ -106,7 +110,7 @@ class FittedSolver:
             self.grid(model.schedule),
             FittedStep(self.weights),
             seed=seed,
-            denoise=False,
+            denoise=len(self.weights) < len(self.times),
             start=start,
             device=device,
             on_step=on_step,

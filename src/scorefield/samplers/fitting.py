@@ -1,93 +1,52 @@
-"""Fitting a solver to a model: levels chosen by the error they lead to, weights by least squares on exact paths.
+"""Fitting a solver to a model: levels where its paths bend, weights by least squares on exact paths.
 
 Step i leads from where the solver itself has come to, so that a step makes good what those before it missed:
 
     a_i, b_ij = argmin Σ ‖a x_i + Σ_{j ≤ i} b_j x̂0_j − x*(t_{i+1})‖²,   x* an exact path (`paths`)             (1)
 
 over rows and elements, the last with E[x0 given x*] at the end in place of x*. That is one small linear system a step,
-and no derivative of the model is taken. The levels are even in u^{1/ρ} (`grids.straight`), c and ρ being those of a few
-tries for which the solver ends nearest to rows that (1) has not seen.
+and no derivative of the model is taken. The levels are those of `measured`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from scorefield.errors import SamplingError
 from scorefield.samplers.fitted import FittedSolver
-from scorefield.samplers.grids import straight
+from scorefield.samplers.grids import Grid
 from scorefield.samplers.paths import Paths
 
-_SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)  # c, in units of the data's deviation
-_RHOS = (0.8, 1.0, 1.25)
-_REFINE = 2**0.5
 _RIDGE = 1e-12  # of the squares of a column: the estimates of neighbouring levels are hardly different in float32
 
 
-@dataclass(frozen=True)
-class Spacing:
-    """Where levels lie, as in `grids.straight`.
+def fit_solver(paths: Paths, grid: Grid, steps: int) -> FittedSolver:
+    """Fit a solver of some steps to paths: half of the rows for (1), the other half to judge it.
 
     Args:
-        scale: c, in units of the data's deviation.
-        rho: ρ.
-    """
-
-    scale: float
-    rho: float
-
-
-def fit_solver(paths: Paths, steps: int, near: Spacing | None = None) -> tuple[FittedSolver, Spacing]:
-    """Fit a solver of some steps to paths: half of the rows for (1), a quarter to choose, a quarter to judge it.
-
-    Args:
-        paths: at least 8.
+        paths: at least 4.
+        grid: where levels lie, for any number of them: a `MeasuredGrid`, or another.
         steps: how often it asks the model, at least 1.
-        near: a spacing that was best for another number of steps, to look around; without it all are tried.
-
-    Returns:
-        the solver, and its spacing.
 
     Raises:
         SamplingError: for fewer rows or steps.
     """
     count = len(paths.start)
-    if count < 8 or steps < 1:
-        raise SamplingError(f"a solver is fitted to at least 8 paths and has at least 1 step, got {count} and {steps}")
-    learn, choose, judge = slice(0, count // 2), slice(count // 2, 3 * count // 4), slice(3 * count // 4, count)
-    tried: dict[Spacing, tuple[float, list[float], list[Tensor]]] = {}
-
-    def attempt(spacing: Spacing) -> float:
-        if spacing not in tried:
-            times = _times(paths, steps, spacing)
-            weights, ends = regress(paths, times, learn)
-            tried[spacing] = (_distance(ends[choose], paths.end[choose]), times, [*weights, ends])
-        return tried[spacing][0]
-
-    first = [Spacing(c, rho) for c in _SCALES for rho in _RHOS] if near is None else [near]
-    best = min(first, key=attempt)
-    for _ in range(2):
-        around = [Spacing(best.scale * factor, best.rho) for factor in (1 / _REFINE, _REFINE)]
-        best = min([best, *around], key=attempt)
-    _, times, found = tried[best]
-    *weights, ends = found
-    error, std_error = _judged(ends[judge], paths.end[judge])
+    if count < 4 or steps < 1:
+        raise SamplingError(f"a solver is fitted to at least 4 paths and has at least 1 step, got {count} and {steps}")
+    learn, judge = slice(0, count // 2), slice(count // 2, count)
+    schedule, sigma_data = paths.model.schedule, paths.model.sigma_data
+    # The last evaluation is above t_min, and a step leads on from it; or at t_min, where the data are thin.
+    endings = [grid(schedule, steps + 1)[:-1].tolist()] + ([grid(schedule, steps).tolist()] if steps > 1 else [])
+    fits = [(times, *regress(paths, times, learn)) for times in endings]
+    times, weights, ends = min(fits, key=lambda fit: _distance(fit[2][learn], paths.end[learn])[0])
+    error, std_error = _distance(ends[judge], paths.end[judge])
     rows = tuple(tuple(row.tolist()) for row in weights)
-    sigma_data = paths.model.sigma_data
-    return FittedSolver(tuple(times), rows, error / sigma_data, std_error / sigma_data), best
-
-
-def fit_solvers(paths: Paths, counts: Sequence[int]) -> Iterator[FittedSolver]:
-    """A solver for each of these numbers of steps, the spacing of one near to that of the one before."""
-    near = None
-    for steps in counts:
-        solver, near = fit_solver(paths, steps, near)
-        yield solver
+    return FittedSolver(tuple(times), rows, error / sigma_data, std_error / sigma_data)
 
 
 @torch.no_grad()
@@ -96,16 +55,19 @@ def regress(paths: Paths, times: Sequence[float], rows: slice) -> tuple[list[Ten
 
     Args:
         paths: exact ones.
-        times: from the first level down, above the last.
+        times: from the first level down; at the last level of the paths the estimate is taken as it is.
         rows: that are learnt from.
 
     Returns:
         for each step its weights, x's first and then those of the newest estimate on, float64; and the ends of all
         rows, (B, *shape).
     """
-    x, seen, weights = paths.start, [], []
+    x, weights = paths.start, list[Tensor]()
+    seen: list[Tensor] = []
     for place, t in enumerate(times):
         seen.insert(0, paths.model(x, t).x0)
+        if t <= float(paths.times[-1]):
+            return weights, seen[0]
         target = paths.end if place + 1 == len(times) else paths.at(times[place + 1])
         columns = [x, *seen]
         row = _least_squares([column[rows] for column in columns], target[rows])
@@ -124,20 +86,14 @@ def _least_squares(columns: Sequence[Tensor], target: Tensor) -> Tensor:
     return torch.linalg.lstsq(matrix, goal.unsqueeze(1)).solution.squeeze(1) / lengths
 
 
-def _times(paths: Paths, steps: int, spacing: Spacing) -> list[float]:
-    model = paths.model
-    return straight(model.schedule, steps + 1, spacing.rho, spacing.scale * model.sigma_data)[:-1].tolist()
+def _distance(ends: Tensor, truth: Tensor) -> tuple[float, float]:
+    """The root mean square over rows and elements, with its standard error from that of the mean of the rows' squares.
 
-
-def _distance(ends: Tensor, truth: Tensor) -> float:
-    """Root mean square over rows and elements; infinite for what is not finite."""
-    distance = float((ends.double() - truth.double()).square().mean().sqrt())
-    return distance if math.isfinite(distance) else math.inf
-
-
-def _judged(ends: Tensor, truth: Tensor) -> tuple[float, float]:
-    """The root mean square with its standard error, from that of the mean of the rows' squares."""
+    Infinite for what is not finite.
+    """
     squares = (ends.double() - truth.double()).square().flatten(1).mean(1)
     mean = float(squares.mean())
-    spread = float(squares.std()) / math.sqrt(len(squares)) if len(squares) > 1 else math.inf
+    if not math.isfinite(mean):
+        return math.inf, math.inf
+    spread = float(squares.std()) / math.sqrt(len(squares))
     return math.sqrt(mean), spread / (2 * math.sqrt(mean)) if mean > 0 else 0.0
