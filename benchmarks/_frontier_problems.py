@@ -28,7 +28,7 @@ class Method(Protocol):
 
     Attributes:
         name: solver, grid and ending.
-        library: whose it is; "ours", "fitted" or a peer's name.
+        library: whose it is; a peer's name, "ours", or "fitted" with the grid where that is not the measured one.
     """
 
     @property
@@ -37,12 +37,11 @@ class Method(Protocol):
     @property
     def library(self) -> str: ...
 
-    def fit(self, model: Denoiser, noises: Tensor, budget: int) -> Run:
+    def fit(self, model: Denoiser, budget: int) -> Run:
         """Get ready for `budget` evaluations.
 
         Args:
             model: under an EDM schedule, t = σ; what a method asks it here is not counted.
-            noises: x at the highest level for fitting, (n, *shape); the method is judged on others.
             budget: the most evaluations that the result may take for a walk.
 
         Returns:
@@ -64,7 +63,7 @@ class Plain:
     name: str
     walk: Callable[[Denoiser, Tensor, int], Tensor]
 
-    def fit(self, model: Denoiser, noises: Tensor, budget: int) -> Run:
+    def fit(self, model: Denoiser, budget: int) -> Run:
         return lambda counted, x: self.walk(counted, x, budget)
 
 
@@ -91,7 +90,8 @@ class Problem:
         model: a denoiser under an EDM schedule.
         shape: of one row.
         rows: how many are judged for each seed.
-        search_rows: how many choose among a library's methods.
+        screen_rows, search_rows: how many choose among all methods of a library, and among the best of these.
+        fit_rows: how many paths solvers are fitted to.
         dtype: of x.
         fine_steps: of the reference solution.
         tolerance: how far halving its steps may move it, relative to the data's deviation.
@@ -101,7 +101,9 @@ class Problem:
     model: Denoiser
     shape: tuple[int, ...]
     rows: int
+    screen_rows: int
     search_rows: int
+    fit_rows: int
     dtype: torch.dtype
     fine_steps: int
     tolerance: float
@@ -196,11 +198,11 @@ def problems(names: list[str], run: str | None, rows: int | None) -> list[Proble
     found = []
     for name in names:
         if name == "2d":
-            made = Problem(name, mixture_2d(), (2,), 1024, 512, torch.float64, 300, 1e-5)
+            made = Problem(name, mixture_2d(), (2,), 1024, 64, 512, 2048, torch.float64, 300, 1e-5)
         elif name == "64d":
-            made = Problem(name, mixture_64d(), (64,), 1024, 256, torch.float64, 240, 1e-5)
+            made = Problem(name, mixture_64d(), (64,), 1024, 32, 256, 1024, torch.float64, 240, 1e-5)
         else:
             model, shape = image_model(run)
-            made = Problem(name, model, shape, 64, 16, torch.float32, 40, 1e-3)
+            made = Problem(name, model, shape, 64, 4, 16, 64, torch.float32, 80, 1e-4)
         found.append(made if rows is None else replace(made, rows=rows))
     return found

@@ -3,15 +3,16 @@
 The end point of a sampler is compared with a fine solution of the probability flow from the same noise, E[x0 given x]
 at the lowest level last: root mean square distance over rows and elements, relative to the data's deviation. Problems:
 mixtures known in closed form in 2 and 64 dimensions, and a trained image model (`--model RUN`, or one fitted here to
-scikit-learn's digits). σ goes from 80 to 0.002, for the image model over the range that it was trained on.
+scikit-learn's digits in a minute). σ goes from 80 to 0.002, for the image model over the range that it was trained on.
 
 Every method of a library, on every grid of its own and with either ending (`_frontier_peers.py`), walks first from a
-few noises; the best of each library walk from the noises that all are judged on, of several seeds, and the table has
-the best of these: theirs are chosen with the answer in sight. Methods that are fitted see other noises. Evaluations are
-counted where the model is asked, and more than the budget is an error. "→0" spends the last evaluation on E[x0 given
-x], "→σ" on one more step.
+few noises, the best 12 from more, and the best 3 of each library from the noises that all are judged on, of several
+seeds; the table has the best of these: theirs are chosen with the answer in sight. Families that are far behind at
+every number of evaluations walk only with `--all-peers`. Fitted solvers (`_frontier_ours.py`) see other noises, and one
+is judged for each grid. Evaluations are counted where the model is asked, and more than the budget is an error. "→0"
+spends the last evaluation on E[x0 given x], "→σ" on one more step.
 
-    python3 -m venv .peers && .peers/bin/pip install -c constraints.txt -e .
+    python3 -m venv .peers && .peers/bin/pip install -c constraints.txt -e '.[test]'
     .peers/bin/pip install --no-deps -r benchmarks/requirements-peers.txt
     .peers/bin/python benchmarks/nfe_frontier.py [--problems 2d 64d image] [--picture frontier.png]
 
@@ -21,95 +22,25 @@ Where the peers are not installed, only ours are printed.
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import torch
-from _frontier_problems import Counted, Method, Plain, Problem, Run, problems
+from _frontier_ours import FITTED, FITTED_GRIDS, OURS, fitted, library, unfitted
+from _frontier_problems import Counted, Method, Problem, Run, problems
 from torch import Tensor
 
-from scorefield.model import Denoiser
-from scorefield.samplers import grids
-from scorefield.samplers.loop import Predictor, sample
-from scorefield.samplers.multistep import DPMSolver2M, ExponentialAdams, UniPC
-from scorefield.samplers.predictors import Heun
-
 BUDGETS = (5, 8, 10, 16, 20, 32, 50)
-FINALISTS = 4  # of each library, that are judged
+SCREENED, FINALISTS = 12, 3  # of each library, that are searched among, and that are judged
 PEERS = ("diffusers", "azula", "k-diffusion")
-OURS, FITTED = "ours", "fitted"
 
-
-# -- our methods ------------------------------------------------------------------------------------------------------
-
-
-def fitted(problem: Problem) -> list[Method]:
-    """Solvers and grids that are fitted to the model: ADD THEM HERE, each as a `_frontier_problems.Method`.
-
-    `fit(model, noises, budget)` gets the plain denoiser, noises that are not judged, and the number of evaluations that
-    its walk may take; what it asks the model is not counted. It returns run(model, x) -> end point.
-    """
-    return []
-
-
-def unfitted() -> list[Method]:
-    """Our solvers on grids that know nothing of the model."""
-    solvers: dict[str, tuple[Predictor, int]] = {
-        "Heun": (Heun(), 2),
-        "DPM++ 2M": (DPMSolver2M(), 1),
-        "UniPC2": (UniPC(2), 1),
-        "UniPC3": (UniPC(3), 1),
-        **{f"exponential Adams {order}": (ExponentialAdams(order), 1) for order in (1, 2, 3, 4)},
-    }
-    spacings: dict[str, Callable[[Denoiser, int], Tensor]] = {
-        "geometric": lambda model, n: grids.geometric(model.schedule, n),
-        "karras": lambda model, n: grids.karras(model.schedule, n),
-        "karras ρ=3": lambda model, n: grids.karras(model.schedule, n, rho=3),
-        "vp": _vp,
-        "flow": _flow,
-    }
-    return [
-        Plain(OURS, f"{name}, {grid} {ending}", _walk(predictor, spacing, ending == "→0", evaluations))
-        for name, (predictor, evaluations) in solvers.items()
-        for grid, spacing in spacings.items()
-        for ending in ("→0", "→σ")
-    ]
-
-
-def _flow(model: Denoiser, n: int) -> Tensor:
-    """Even in the time σ/(1 + σ) of a straight flow of the same σ/α."""
-    high, low = model.schedule.t_max, model.schedule.t_min
-    t = torch.linspace(high / (1 + high), low / (1 + low), n, dtype=torch.float64)
-    return _between(t / (1 - t), model)
-
-
-def _vp(model: Denoiser, n: int) -> Tensor:
-    """Even in the time of a VP of linear β from 0.1 that goes over the same σ/α."""
-    high, low = (math.log1p(sigma**2) for sigma in (model.schedule.t_max, model.schedule.t_min))
-    rise = 2 * (high - 0.1)
-    t = torch.linspace(1, (math.sqrt(0.01 + 2 * rise * low) - 0.1) / rise, n, dtype=torch.float64)
-    return _between(torch.expm1(rise * t**2 / 2 + 0.1 * t).sqrt(), model)
-
-
-def _between(sigmas: Tensor, model: Denoiser) -> Tensor:
-    """The ends without their rounding."""
-    sigmas[0], sigmas[-1] = model.schedule.t_max, model.schedule.t_min
-    return sigmas
-
-
-def _walk(
-    predictor: Predictor, spacing: Callable[[Denoiser, int], Tensor], denoise: bool, evaluations: int
-) -> Callable[[Denoiser, Tensor, int], Tensor]:
-    def walk(model: Denoiser, x: Tensor, budget: int) -> Tensor:
-        grid = spacing(model, (budget - denoise) // evaluations + 1)
-        return sample(model, len(x), x.shape[1:], grid, predictor, seed=0, denoise=denoise, start=x)
-
-    return walk
+# At no budget within 1.5 times the best of all libraries on any problem (two evaluations a step, or first order).
+BEHIND = ("DDIM", "Euler", "EDM Euler", "Heun", "DPM-2", "DPM-fast")
+BEHIND_ON_IMAGES = (*BEHIND, "REAB", "LMS2")
 
 
 # -- judging ----------------------------------------------------------------------------------------------------------
@@ -140,15 +71,15 @@ class Result:
         return f"{self.error:.3g} ({min(self.errors):.2g}–{max(self.errors):.2g})"
 
 
-def installed_peers() -> list[Method]:
-    """Every method of the three libraries, or none where one of them is missing."""
+def installed_peers(left_out: tuple[str, ...]) -> list[Method]:
+    """Every method of the three libraries but some families, or none where a library is missing."""
     try:
         from _frontier_peers import peers, versions
     except ModuleNotFoundError as missing:
         print(f"only ours: {missing.name} is not installed; the first lines of this file say how to have the peers")
         return []
     print(versions())
-    return [*peers()]
+    return [method for method in peers() if not method.name.startswith(left_out)]
 
 
 def walk(problem: Problem, method: Method, run: Run, x: Tensor, budget: int) -> tuple[Tensor, int]:
@@ -161,15 +92,6 @@ def walk(problem: Problem, method: Method, run: Run, x: Tensor, budget: int) -> 
     return end, counted.calls
 
 
-def finalists(problem: Problem, methods: list[Method], budget: int, x: Tensor, truth: Tensor) -> list[Method]:
-    """The best of each library on a few rows."""
-    found: dict[str, list[tuple[float, int, Method]]] = defaultdict(list)
-    for number, method in enumerate(methods):
-        end, _ = walk(problem, method, method.fit(problem.model, x, budget), x, budget)
-        found[method.library].append((problem.error(end, truth), number, method))
-    return [method for rows in found.values() for *_, method in sorted(rows)[:FINALISTS]]
-
-
 class Judge:
     """The noises of a problem and where the flow takes them."""
 
@@ -180,30 +102,43 @@ class Judge:
         self.truths = [problem.truth(x) for x in self.judged]
         self.searched = problem.noises("search", 0, problem.search_rows)
         self.searched_truth = problem.truth(self.searched)
-        self.fitting = problem.noises("fitting", 0, problem.rows)
-        self.halved = problem.error(problem.truth(self.searched, problem.fine_steps // 2), self.searched_truth)
+        halved = problem.error(problem.truth(self.searched, problem.fine_steps // 2), self.searched_truth)
         print(
             f"\n{problem.name}: rows {problem.rows} × {seeds} seeds, shape {problem.shape}, "
             f"σ {problem.model.schedule.t_max:g} to {problem.model.schedule.t_min:g}, "
             f"data deviation {problem.model.sigma_data:.3g}; halving the {problem.fine_steps} steps of the truth moves "
-            f"it by {self.halved:.1g} ({time.perf_counter() - start:.0f} s)",
+            f"it by {halved:.1g} ({time.perf_counter() - start:.0f} s)",
             flush=True,
         )
-        if self.halved > problem.tolerance:
+        if halved > problem.tolerance:
             print(f"   WARNING: that is more than {problem.tolerance:g}")
 
     def results(self, budget: int, plain: list[Method], special: list[Method]) -> list[Result]:
-        """The best of each library, best first, by the judged noises."""
+        """The best of each library, and all that are special, best first, by the judged noises."""
         problem, results = self.problem, []
-        chosen = finalists(problem, plain, budget, self.searched, self.searched_truth)
-        for method in (*chosen, *special):
-            result, run = Result(method), method.fit(problem.model, self.fitting, budget)
+        screened = self._best(plain, budget, problem.screen_rows, SCREENED)
+        for method in (*self._best(screened, budget, problem.search_rows, FINALISTS), *special):
+            result, run = Result(method), method.fit(problem.model, budget)
             for x, truth in zip(self.judged, self.truths, strict=True):
                 end, result.calls = walk(problem, method, run, x, budget)
                 result.errors.append(problem.error(end, truth))
                 result.middles.append(problem.middle_error(end, truth))
             results.append(result)
         return sorted(results, key=lambda result: result.error)
+
+    def _best(self, methods: list[Method], budget: int, rows: int, count: int) -> list[Method]:
+        """So many of each library on the first rows, none that ends where a better one does: some have two names."""
+        problem, x, truth = self.problem, self.searched[:rows], self.searched_truth[:rows]
+        found: dict[str, list[tuple[float, int, Method]]] = defaultdict(list)
+        for number, method in enumerate(methods):
+            end, _ = walk(problem, method, method.fit(problem.model, budget), x, budget)
+            found[method.library].append((problem.error(end, truth), number, method))
+        kept = []
+        for reached in map(sorted, found.values()):
+            errors = [0.0, *(error for error, *_ in reached)]
+            other = [now > 1.0001 * before for before, now in pairwise(errors)]
+            kept += [method for (*_, method), new in zip(reached, other, strict=True) if new][:count]
+        return kept
 
 
 def best(results: list[Result], *libraries: str) -> Result | None:
@@ -222,25 +157,39 @@ def table(problem: Problem, found: dict[int, list[Result]]) -> None:
     for budget, results in found.items():
         theirs = best(results, *PEERS)
         print(f"\n{problem.name}, {budget} evaluations: error (over seeds), of the middle row, ratio to the best peer")
-        for library in (*PEERS, OURS, FITTED):
-            result = best(results, library)
+        for name in (*PEERS, OURS, FITTED):
+            result = best(results, name)
             if result is None:
                 continue
             used = "" if result.calls == budget else f", {result.calls} evaluations"
             beside = "" if theirs is None else f" {ratio(result, theirs):>18}"
             middle = f"{statistics.fmean(result.middles):.2g}"
-            print(f"   {library:>12} {result!s:>24} {middle:>8}{beside}  {result.method.name}{used}")
-    print(f"\n{problem.name}: error (best peer | ours | ours fitted), ratios to the best peer over seeds")
+            print(f"   {name:>12} {result!s:>24} {middle:>8}{beside}  {result.method.name}{used}")
+    print(f"\n{problem.name}: error, and in brackets its ratio to the best peer's over seeds\n")
+    print("| evaluations | best peer | | ours, unfitted | | ours, fitted |\n|--:|---|--:|---|--:|--:|")
     for budget, results in found.items():
         theirs, ours, fit = best(results, *PEERS), best(results, OURS), best(results, FITTED)
-        line = f"{budget:>5}"
-        if theirs is not None:
-            line += f"  {theirs.error:8.3g}  {theirs.method.library} {theirs.method.name}"
-        for result in (ours, fit):
-            if result is not None:
-                line += f"  | {result.error:8.3g}  {'' if theirs is None else ratio(result, theirs)}"
-                line += f"  {result.method.name}"
-        print(line, flush=True)
+        peer = " | " if theirs is None else f"{theirs.method.library} {theirs.method.name} | {theirs.error:.2g}"
+        cells = ["" if r is None else f"{r.error:.2g}" + beside_peer(r, theirs) for r in (ours, fit)]
+        print(f"| {budget} | {peer} | {'' if ours is None else ours.method.name} | {cells[0]} | {cells[1]} |")
+
+
+def beside_peer(result: Result, theirs: Result | None) -> str:
+    """The ratio in brackets, where there is a peer."""
+    return "" if theirs is None else f" [{ratio(result, theirs)}]"
+
+
+def grids_table(problem: Problem, found: dict[int, list[Result]]) -> None:
+    """Print what fitted weights reach on each grid, and what the measured one gains on the best of the others."""
+    print(f"\n{problem.name}: error of fitted weights on each grid, and of the measured over the best of the others\n")
+    print(f"| evaluations | {' | '.join(FITTED_GRIDS)} | measured over the best other |")
+    print(f"|--:|{'--:|' * len(FITTED_GRIDS)}---|")
+    for budget, results in found.items():
+        each = {name: best(results, library(name)) for name in FITTED_GRIDS}
+        measured, other = each["measured"], best(results, *(library(name) for name in FITTED_GRIDS[1:]))
+        if measured is not None and other is not None:
+            cells = " | ".join("" if result is None else f"{result.error:.2g}" for result in each.values())
+            print(f"| {budget} | {cells} | {ratio(measured, other)} |")
 
 
 def picture(path: Path, found: dict[str, dict[int, list[Result]]]) -> None:
@@ -250,20 +199,37 @@ def picture(path: Path, found: dict[str, dict[int, list[Result]]]) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(found), figsize=(5 * len(found), 4), squeeze=False, layout="constrained")
+    lines = {
+        "diffusers": (("diffusers",), "C0", ":", 1.2),
+        "azula": (("azula",), "C1", ":", 1.2),
+        "k-diffusion": (("k-diffusion",), "C2", ":", 1.2),
+        "best of the three": (PEERS, "black", "--", 1.6),
+        "ours, unfitted": ((OURS,), "C4", "-", 2.0),
+        "ours, fitted": ((FITTED,), "C3", "-", 2.4),
+    }
+    size = (3.0 * len(found) + 0.4, 4.0)
+    figure, axes = plt.subplots(1, len(found), figsize=size, squeeze=False, sharey=True, layout="constrained")
+    handles = {}
     for axis, (name, by_budget) in zip(axes[0], found.items(), strict=True):
-        for library in (*PEERS, OURS, FITTED):
-            line = {budget: best(results, library) for budget, results in by_budget.items()}
-            kept = {budget: result for budget, result in line.items() if result is not None}
+        for label, (names, colour, style, width) in lines.items():
+            line = {budget: best(results, *names) for budget, results in by_budget.items()}
+            kept = {budget: result.error for budget, result in line.items() if result is not None}
             if kept:
-                bold = library in (OURS, FITTED)
-                errors = [result.error for result in kept.values()]
-                axis.plot(list(kept), errors, "o-" if bold else "o--", label=library, linewidth=2 if bold else 1)
-        axis.set(xscale="log", yscale="log", title=name, xlabel="network evaluations", ylabel="error of the end point")
-        axis.set_xticks(list(by_budget), labels=[str(budget) for budget in by_budget])
+                (handles[label],) = axis.plot(
+                    list(kept),
+                    list(kept.values()),
+                    style,
+                    color=colour,
+                    linewidth=width,
+                    marker="o",
+                    markersize=2 + width,
+                )
+        axis.set(xscale="log", yscale="log", title=name, xlabel="network evaluations")
         axis.minorticks_off()
+        axis.set_xticks(list(by_budget), labels=[str(budget) for budget in by_budget])
         axis.grid(alpha=0.3)
-        axis.legend(frameon=False)
+    axes[0][0].set_ylabel("error, in deviations of the data")
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     figure.savefig(path, dpi=150)
 
 
@@ -277,24 +243,31 @@ def main() -> None:
     parser.add_argument("--model", help="a folder of `scorefield fit`, unconditional, for the image problem")
     parser.add_argument("--picture", type=Path, help="where to draw the frontier")
     parser.add_argument("--no-peers", action="store_true", help="only our methods")
+    parser.add_argument("--all-peers", action="store_true", help="those too that are far behind everywhere")
+    parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    theirs = [] if arguments.no_peers else installed_peers()
+    torch.set_num_threads(arguments.threads)
+    begin = time.perf_counter()
+    theirs = [] if arguments.no_peers else installed_peers(() if arguments.all_peers else BEHIND)
     everything: dict[str, dict[int, list[Result]]] = {}
     for problem in problems(arguments.problems, arguments.model, arguments.rows):
         judge = Judge(problem, arguments.seeds)
-        plain: list[Method] = [*theirs, *unfitted()]
-        if problem.name == "image":  # where an evaluation costs: what never led on a mixture is left out
-            plain = [method for method in plain if not method.name.startswith(("DDIM", "Euler", "EDM Euler", "REAB"))]
+        behind = BEHIND_ON_IMAGES if problem.name == "image" and not arguments.all_peers else ()
+        plain = [*(method for method in theirs if not method.name.startswith(behind)), *unfitted()]
+        start = time.perf_counter()
         special = fitted(problem)
+        print(f"   paths for fitting: {problem.fit_rows}, {time.perf_counter() - start:.0f} s", flush=True)
         found = {}
         for budget in arguments.budgets:
             start = time.perf_counter()
             found[budget] = judge.results(budget, plain, special)
             print(f"   {budget} evaluations: {len(plain)} methods, {time.perf_counter() - start:.0f} s", flush=True)
         table(problem, found)
+        grids_table(problem, found)
         everything[problem.name] = found
     if arguments.picture:
         picture(arguments.picture, everything)
+    print(f"\n{time.perf_counter() - begin:.0f} s in all")
 
 
 if __name__ == "__main__":

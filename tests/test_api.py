@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,13 @@ import pytest
 import torch
 
 import scorefield as sf
-from scorefield import storage
+from scorefield import api, storage
 from scorefield.bundle import Bundle
 from scorefield.data import Array, Images, Table
 from scorefield.errors import BundleError, DataError, Interrupted, OptionError, TrainingError
 from scorefield.overrides import override
 from scorefield.progress import Quiet
+from scorefield.samplers.choice import COST
 from scorefield.storage import MANIFEST
 from scorefield.training.loop import Step, Trainer
 
@@ -271,6 +273,104 @@ def test_law_interrupted_images_too(optimiser: str, tmp_path: Path) -> None:
 
 class Killed(BaseException):
     """What a killed process does."""
+
+
+# -- solvers fitted after training ------------------------------------------------------------------------------------
+
+# Never ended early, which would leave too little to pay for solvers.
+AUTO = ("sampler.name=auto", "training.steps=47", "checkpoint.every=7", "training.patience=99")
+
+
+@pytest.fixture
+def long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Solvers may cost thirty times what training did, so that 47 steps are enough for 70 paths or so."""
+    monkeypatch.setattr(api, "_FITTING_SHARE", 30.0)
+
+
+@pytest.mark.parametrize("killed_at", ["training", "fitting", "saving"])
+def test_law_a_run_killed_and_gone_on_with_has_the_same_solvers(
+    killed_at: str, long_enough: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"condition": ["c"]}
+    whole = fit(table(), *AUTO, out=tmp_path / "whole", **options)
+    assert whole.solvers is not None
+    true_update = Trainer._update
+
+    def killed(self: Trainer) -> Any:
+        if self.number == 30:
+            raise Killed
+        return true_update(self)
+
+    def die(*arguments: object, **named: object) -> None:
+        raise Killed
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(Killed):  # noqa: PT012
+        if killed_at == "training":
+            patch.setattr(Trainer, "_update", killed)
+        else:
+            patch.setattr(Bundle, "with_solvers" if killed_at == "fitting" else "save", die)
+        fit(table(), *AUTO, out=run, **options)
+    assert not (run / "solvers.json").exists()
+    found = fit(table(), *AUTO, out=run, **options)
+    assert found.solvers == whole.solvers
+    assert (run / "solvers.json").read_bytes() == (tmp_path / "whole" / "solvers.json").read_bytes()
+    assert sf.load(run, device="cpu").solvers == whole.solvers
+    assert found.sample(5).fingerprint() == whole.sample(5).fingerprint()
+
+
+def test_what_was_fitted_is_said_with_its_errors_and_taken_by_sample(long_enough: None) -> None:
+    told = StopAt()
+    bundle = fit(array(), *AUTO, report=told)
+    assert bundle.solvers is not None
+    said = [text for text in told.said if text.startswith("solvers fitted to the model")]
+    assert len(said) == 1
+    for solver in bundle.solvers.fitted:
+        shown = f"{solver.error:.2g} with {solver.steps}"
+        assert (shown in said[0].replace(" evaluations", "").split("deviation ")[1].split(", ")) == (
+            solver.steps in (5, 10, 20, 50)
+        )
+    assert bundle.sample(4).fingerprint() == bundle.sample(4, sampler="fitted").fingerprint()
+
+
+@pytest.mark.parametrize("settings", [(), ("sampler.name=heun",), ("sampler.name=adaptive",)])
+def test_other_samplers_and_short_training_have_no_solvers(settings: tuple[str, ...], tmp_path: Path) -> None:
+    # Of 47 steps of 16 rows a twentieth pays for no path.
+    told = StopAt()
+    bundle = fit(array(), *AUTO[1:], *(settings or AUTO[:1]), out=tmp_path / "run", report=told)
+    assert bundle.solvers is None
+    assert not (tmp_path / "run" / "solvers.json").exists()
+    assert not any("solvers fitted" in text for text in told.said)
+
+
+@pytest.mark.parametrize("name", ["heun", "adaptive"])
+def test_a_sampler_that_needs_none_has_none_however_long_training_was(name: str, long_enough: None) -> None:
+    assert fit(array(), *AUTO[1:], f"sampler.name={name}").solvers is None
+
+
+def test_a_recipe_may_ask_for_fitted_before_there_are_any(long_enough: None, tmp_path: Path) -> None:
+    assert fit(array(), *AUTO[1:], "sampler.name=fitted").solvers is not None
+    short = fit(array(), "sampler.name=fitted", "training.steps=2")
+    with pytest.raises(OptionError, match="no solver was fitted to this model"):
+        short.sample(2)
+    with pytest.raises(OptionError, match="of langevin, not of"):
+        fit(array(), "sampler.name=fitted", "sampler.moves=3", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("shape", [(2,), (64,), (1, 28, 28), (3, 32, 32), (3, 128, 128)])
+@pytest.mark.parametrize("steps", [10, 1000, 30_000, 10**6])
+def test_paths_cost_at_most_a_twentieth_of_training_and_fit_into_memory(shape: tuple[int, ...], steps: int) -> None:
+    small = recipe("sampler.name=auto", "training.batch=256")
+    trainer, features = SimpleNamespace(number=steps), SimpleNamespace(codec=SimpleNamespace(shape=shape))
+    paths = api._paths(small, trainer, features)  # type: ignore[arg-type]
+    fewest = 64 if np.prod(shape) < 256 else 16
+    assert paths == 0 or fewest <= paths <= 2048
+    # Forward and backward of a row count as three evaluations.
+    assert paths * COST <= 3 * steps * 256 / 20
+    assert paths * int(np.prod(shape)) <= 1 << 18
+    # There are some where one may pay for the fewest: after 1000 steps, of rows of at most 16 384 numbers.
+    assert (paths > 0) == (steps >= 1000 and int(np.prod(shape)) <= 16_384)
 
 
 @pytest.mark.parametrize("step", [1, 7, 8, 30])

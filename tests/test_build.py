@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,10 +15,12 @@ from scorefield.model import NetworkDenoiser
 from scorefield.noise_range import measure_noise_range
 from scorefield.overrides import override
 from scorefield.randomness import Noise, Stream
-from scorefield.recipes import PRESETS, Recipe, plain
+from scorefield.recipes import PRESETS, Recipe, SamplerSettings, plain
 from scorefield.resolve import DataFacts, resolve
+from scorefield.samplers.choice import TOLERANCE, Solvers
+from scorefield.samplers.fitted import FittedSolver
 from scorefield.samplers.predictors import Ancestral
-from scorefield.samplers.presets import SAMPLERS
+from scorefield.samplers.presets import SAMPLERS, Sampler, unipc
 from scorefield.variational.step import fixed_large, learned_or_small
 
 SHAPES = {"table": (3,), "image": (1, 8, 8)}
@@ -107,11 +111,70 @@ def test_the_seed_decides_the_first_weights_and_nothing_outside_changes() -> Non
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_by_name_with_its_own_or_other_steps(name: str) -> None:
     recipe = complete(Recipe(), (3,))
-    assert build_sampler(recipe, name).name == name
-    assert build_sampler(recipe, name, 7).steps == 7
+    sampler = build_sampler(recipe, name)
+    assert sampler.name == name
+    if not isinstance(sampler, Sampler):
+        with pytest.raises(OptionError, match=rf"{name} finds its steps itself.*not 7 steps"):
+            build_sampler(recipe, name, 7)
+        assert build_sampler(recipe, name, tolerance=0.3) == replace(sampler, tolerance=0.3)  # type: ignore[type-var]
+        return
+    again = build_sampler(recipe, name, 7)
+    assert isinstance(again, Sampler)
+    assert again.steps == 7
+    with pytest.raises(OptionError, match=f"a tolerance is of auto, fitted and the adaptive samplers; {name} takes"):
+        build_sampler(recipe, name, tolerance=0.3)
     # The steps of the recipe belong to its own sampler alone.
-    fixed = override(recipe, ["sampler.steps=5", "sampler.name=heun"])
-    assert (build_sampler(fixed, name).steps == 5) == (name == "heun")
+    for own in ("heun", "ddim"):
+        given = {"name": own, "steps": 5, "tolerance": None}
+        fixed = build_sampler(recipe.model_copy(update={"sampler": SamplerSettings.model_validate(given)}), name)
+        assert isinstance(fixed, Sampler)
+        assert (fixed.steps == 5) == (name == own)
+
+
+def solvers(**errors: float) -> Solvers:
+    """Of made up solvers, by their error: e5=0.1 has 5 evaluations."""
+    made = []
+    for name, error in errors.items():
+        times = tuple(float(t) for t in range(int(name[1:]), 0, -1))
+        made.append(FittedSolver(times, ((1.0, 0.0),) * len(times), error, error / 10))
+    return Solvers(tuple(made))
+
+
+def sampled(name: str, **fields: float) -> Recipe:
+    return Recipe(sampler=SamplerSettings.model_validate({"name": name, **fields}))
+
+
+@pytest.mark.parametrize("name", ["auto", "fitted"])
+def test_a_fitted_solver_is_taken_by_steps_or_by_error(name: str) -> None:
+    fitted = solvers(e4=0.3, e8=0.05, e20=TOLERANCE / 2, e50=TOLERANCE / 9)
+
+    def taken(recipe: Recipe, *options: float | None) -> int:
+        sampler = build_sampler(recipe, None, *options, solvers=fitted)  # type: ignore[arg-type]
+        assert isinstance(sampler, FittedSolver)
+        return sampler.steps
+
+    assert taken(sampled(name)) == 20  # at the usual tolerance
+    assert taken(sampled(name, tolerance=0.1)) == 8
+    assert taken(sampled(name, steps=5)) == 4
+    # What is asked for now counts, not what the recipe says.
+    assert taken(sampled(name, tolerance=0.1), 5) == 4
+    assert taken(sampled(name, steps=5), None, 0.1) == 8
+    assert taken(sampled(name, steps=5), 49) == 20
+    # Other samplers do not look at them, and by name they are to be had in every recipe.
+    assert build_sampler(sampled(name), "heun", solvers=fitted).name == "heun"
+    by_name = build_sampler(sampled("heun", steps=5), name, solvers=fitted)
+    assert isinstance(by_name, FittedSolver)
+    assert by_name.steps == 20
+
+
+def test_auto_without_solvers_is_unipc_and_fitted_is_refused() -> None:
+    assert build_sampler(sampled("auto")) == unipc()
+    assert build_sampler(sampled("auto", tolerance=0.3)) == unipc()
+    assert build_sampler(sampled("auto", steps=7)) == unipc(7)
+    assert build_sampler(sampled("auto"), steps=9) == unipc(9)
+    for recipe, name in ((sampled("fitted"), None), (Recipe(), "fitted")):
+        with pytest.raises(OptionError, match=r"no solver was fitted to this model: .*train it for longer"):
+            build_sampler(recipe, name)
 
 
 # -- faults -----------------------------------------------------------------------------------------------------------
@@ -156,6 +219,30 @@ def test_levels_on_a_schedule_without_levels_are_refused_before_training() -> No
         recipe = complete(Recipe(), (3,), [f"noise.schedule={schedule}", "objective.times=levels"])
         with pytest.raises(OptionError, match=f"times=levels needs.*{schedule}"):
             build_objective(recipe)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "message"),
+    [
+        (sampled("auto"), (None, 1, None), "steps must be at least 2, got 1"),
+        (sampled("heun"), (None, 0, None), "steps must be at least 2, got 0"),
+        (sampled("auto"), (None, 5, 0.1), "steps or a tolerance, not both: got 5 and 0.1"),
+        (sampled("auto", steps=5, tolerance=0.1), (None, None, None), "sampler.steps or sampler.tolerance, not both"),
+        (sampled("auto"), (None, None, 0.0), "a tolerance is positive and finite, got 0"),
+        (sampled("auto"), (None, None, -1.0), "got -1"),
+        (sampled("adaptive"), (None, None, math.nan), "got nan"),
+        (sampled("adaptive_sde"), (None, None, math.inf), "got inf"),
+        (sampled("adaptive", steps=5), (None, None, None), "adaptive finds its steps itself: it takes a tol.*not 5"),
+        (sampled("heun", tolerance=0.1), (None, None, None), "adaptive samplers; heun takes steps"),
+        (sampled("auto"), (None, 3, None), "fitted to this model for 4 evaluations and more, got 3"),
+        (sampled("adaptive", moves=3), (None, None, None), "are of langevin, not of adaptive"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    recipe: Recipe, options: tuple[str | None, int | None, float | None], message: str
+) -> None:
+    with pytest.raises(OptionError, match=message):
+        build_sampler(recipe, *options, solvers=solvers(e4=0.1, e8=0.01))
 
 
 def test_an_unknown_sampler_and_an_incomplete_recipe_are_refused() -> None:

@@ -12,17 +12,21 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pytest
 import safetensors.torch
 import torch
 
-from scorefield import api, bundle
+from scorefield import api, drawing
 from scorefield.bundle import Bundle
 from scorefield.card import short
-from scorefield.data import Array, Images, Table
-from scorefield.errors import BundleError, Interrupted, OptionError, SamplingError, WriteError
+from scorefield.data import Array, Images, Table, read
+from scorefield.drawing import Progress
+from scorefield.errors import BundleError, DataError, Interrupted, OptionError, SamplingError, WriteError
 from scorefield.overrides import override
 from scorefield.recipes import PRESETS
+from scorefield.samplers.fitted import FittedSolver
+from scorefield.samplers.presets import unipc
 from scorefield.storage import MANIFEST
 
 SMALL = ["network.width=16", "training.steps=20", "training.batch=16", "training.precision=float32"]
@@ -126,7 +130,7 @@ def test_law_row_i_does_not_depend_on_how_many_rows_or_chunks(
     drawn = [made[kind].sample(5, seed=1)]
     width = int(np.prod(made[kind].features.codec.shape))
     for chunk in (1, 7, 49):
-        monkeypatch.setattr(bundle, "_CHUNK", chunk * width)
+        monkeypatch.setattr(drawing, "_CHUNK", chunk * width)
         drawn.append(made[kind].sample(50, seed=1))
     expected = numbers(whole)
     scale = expected.std(0) + 1e-9
@@ -180,9 +184,10 @@ def test_another_sampler_and_steps_draw_other_rows(made: dict[str, Bundle]) -> N
 def test_progress_goes_by_step_and_reaches_one_only_at_the_end(
     made: dict[str, Bundle], kind: str, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundle, "_CHUNK", 3 * chunk)
-    told: list[float] = []
-    made[kind].sample(10, steps=5, on_progress=told.append)
+    monkeypatch.setattr(drawing, "_CHUNK", 3 * chunk)
+    said: list[Progress] = []
+    made[kind].sample(10, steps=5, on_progress=said.append)
+    told = [progress.share for progress in said]
     assert told[0] == 0
     assert told == sorted(told)
     assert [share for share in told if share >= 1] == [1.0]
@@ -190,14 +195,18 @@ def test_progress_goes_by_step_and_reaches_one_only_at_the_end(
     assert len(told) == chunks * (5 + 1)
     # A chunk's last told step leaves one fifth of the chunk to do.
     assert told[4] == pytest.approx(min(chunk, 10) / 10 * 4 / 5)
+    evaluations = [progress.evaluations for progress in said]
+    assert evaluations == sorted(evaluations)
+    # Heun asks twice a step and once at the last level; DDPM once a level, Langevin once a move and level besides.
+    assert evaluations[-1] == 10 * {"array": 2 * 4 + 1, "ddpm": 5, "ncsn": 5 * 100 + 1}[kind]
 
 
 def test_what_progress_raises_stops_between_steps(made: dict[str, Bundle]) -> None:
     told: list[float] = []
 
-    def stop(share: float) -> None:
-        told.append(share)
-        if share > 0.3:
+    def stop(progress: Progress) -> None:
+        told.append(progress.share)
+        if progress.share > 0.3:
             raise Interrupted("enough")
 
     with pytest.raises(Interrupted, match="enough"):
@@ -210,7 +219,9 @@ def test_a_blank_row_has_the_form_of_a_sample_without_the_model(
     made: dict[str, Bundle], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = made[kind].sample(1)
-    monkeypatch.setattr(type(made[kind].denoiser), "output", None)
+    monkeypatch.setattr(type(made[kind].denoiser), "_outputs", None)
+    with pytest.raises(TypeError):
+        made[kind].sample(1)
     blank = made[kind].blank()
     assert short(blank) == short(drawn)
     if isinstance(drawn, Table):
@@ -265,6 +276,11 @@ def test_the_card_names_data_recipe_and_conditions(folder: Path) -> None:
         ({"rows": -3}, OptionError, "got -3"),
         ({"rows": 2, "steps": 1}, OptionError, "steps must be at least 2, got 1"),
         ({"rows": 2, "steps": 0}, OptionError, "steps must be at least 2, got 0"),
+        ({"rows": 2, "steps": 4, "tolerance": 0.1}, OptionError, "steps or a tolerance, not both"),
+        ({"rows": 2, "sampler": "auto", "tolerance": float("nan")}, OptionError, "positive and finite, got nan"),
+        ({"rows": 2, "tolerance": 0.1}, OptionError, "heun takes steps"),
+        ({"rows": 2, "sampler": "fitted"}, OptionError, "no solver was fitted"),
+        ({"rows": 2, "sampler": "adaptive", "steps": 4}, OptionError, "a tolerance, not 4 steps"),
         ({"rows": 2, "sampler": "heum"}, OptionError, "'heum' is not known.*heun"),
         ({"rows": 2, "given": {"kind": "c"}}, OptionError, "'kind' was never 'c'.*a, b"),
         ({"rows": 2, "given": {"n": 3}}, OptionError, r"not conditioned on 'n', only on \['kind'\]"),
@@ -280,9 +296,11 @@ def test_misuse_is_refused_before_the_model_is_asked(
     def asked(*args: object) -> None:
         raise AssertionError("the network was called")
 
-    monkeypatch.setattr(type(made["table"].denoiser), "output", asked)
+    monkeypatch.setattr(type(made["table"].denoiser), "_outputs", asked)
     with pytest.raises(error, match=message):
         made["table"].sample(**options)
+    with pytest.raises(AssertionError, match="the network was called"):
+        made["table"].sample(2)
 
 
 def test_a_condition_for_a_model_without_one_says_how_to_get_one(made: dict[str, Bundle]) -> None:
@@ -296,6 +314,215 @@ def test_a_model_that_draws_nan_says_so(made: dict[str, Bundle], folder: Path) -
         next(broken.denoiser.parameters()).fill_(torch.nan)
     with pytest.raises(SamplingError, match="3 of 3 rows are not finite"):
         broken.sample(3)
+
+
+# -- fitted solvers ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def solved(made: dict[str, Bundle]) -> dict[str, Bundle]:
+    """Bundles with solvers, of a model with a condition and of one without."""
+    return {name: made[name].with_solvers(200) for name in ("table", "array")}
+
+
+@pytest.mark.parametrize("kind", ["table", "array"])
+def test_law_saved_and_loaded_solvers_draw_the_same_bits(
+    solved: dict[str, Bundle], made: dict[str, Bundle], kind: str, tmp_path: Path
+) -> None:
+    before = solved[kind]
+    before.save(tmp_path / "run")
+    after = Bundle.load(tmp_path / "run")
+    assert after.solvers == before.solvers is not None
+    for options in ({"sampler": "fitted"}, {"sampler": "auto", "steps": 5}, {"sampler": "fitted", "tolerance": 0.2}):
+        first, second = before.sample(9, **options), after.sample(9, **options)  # type: ignore[arg-type]
+        assert first.fingerprint() == second.fingerprint()
+    after.save(tmp_path / "again")
+    assert (tmp_path / "again" / "solvers.json").read_bytes() == (tmp_path / "run" / "solvers.json").read_bytes()
+    # One without solvers in its place leaves none of another model behind.
+    made[kind].save(tmp_path / "run")
+    assert Bundle.load(tmp_path / "run").solvers is None
+
+
+@pytest.mark.parametrize("steps", [5, 12])
+def test_the_error_of_a_solver_is_what_other_rows_show(solved: dict[str, Bundle], steps: int) -> None:
+    # Rows of `sample` from the same first draws by the solver and by the exact flow, on noise that it was not fitted
+    # to or judged by. H₀: the error said has the expectation of the one found; apart by less than 5 standard errors,
+    # false alarm 6e-7. Coarse: the standard errors are wide, `test_choice` has the sharper one.
+    bundle = solved["array"]
+    solver = bundle.sampler_for("fitted", steps)
+    assert isinstance(solver, FittedSolver)
+    rows = 400
+    found, exact = (
+        bundle.features.encode(drawn)[0].double()
+        for drawn in (
+            bundle.sample(rows, seed=7, sampler="fitted", steps=steps),
+            bundle.sample(rows, seed=7, sampler="adaptive", tolerance=1e-6),
+        )
+    )
+    squares = (found - exact).square().mean(1) / bundle.denoiser.sigma_data**2
+    error = float(squares.mean().sqrt())
+    std_error = float(squares.std()) / rows**0.5 / (2 * error)
+    assert abs(error - solver.error) < 5 * float(np.hypot(std_error, solver.std_error))
+
+
+def test_auto_without_solvers_is_unipc_and_with_them_a_fitted_one(
+    made: dict[str, Bundle], solved: dict[str, Bundle]
+) -> None:
+    assert made["array"].sampler_for("auto") == unipc()
+    assert made["array"].sampler_for("auto", 7) == unipc(7)
+    assert solved["array"].sampler_for().name == "heun"  # the recipe's own, of edm
+    auto = solved["array"].sampler_for("auto", 7)
+    assert isinstance(auto, FittedSolver)
+    assert auto.steps <= 7
+    expected = made["array"].sample(5, sampler="unipc")
+    assert made["array"].sample(5, sampler="auto").fingerprint() == expected.fingerprint()
+
+
+DAMAGED = {
+    "none": [],
+    "no list": {"times": [1.0]},
+    "text": ["x"],
+    "a field less": [{"times": [2.0, 1.0], "weights": [[1.0, 0.5], [1.0, 0.5]], "error": 0.1}],
+    "rising times": [{"times": [1.0, 2.0], "weights": [[1.0, 0.5], [1.0, 0.5]], "error": 0.1, "std_error": 0.1}],
+    "too many weights": [{"times": [2.0], "weights": [[1.0, 0.5, 0.5]], "error": 0.1, "std_error": 0.1}],
+    "nan": [{"times": [2.0], "weights": [[1.0, float("nan")]], "error": 0.1, "std_error": 0.1}],
+    "twice": 2 * [{"times": [2.0], "weights": [[1.0, 0.5]], "error": 0.1, "std_error": 0.1}],
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_solvers_that_are_none_are_refused_by_name(solved: dict[str, Bundle], tmp_path: Path, case: str) -> None:
+    solved["array"].save(tmp_path / "run")
+    for content in (json.dumps(DAMAGED[case]).encode(), json.dumps(DAMAGED[case]).encode()[:-1]):
+        replaced(tmp_path / "run", "solvers.json", content)
+        with pytest.raises(BundleError, match=r"solvers\.json.* is not as expected"):
+            Bundle.load(tmp_path / "run")
+
+
+def test_a_flipped_bit_in_the_solvers_is_refused(solved: dict[str, Bundle], tmp_path: Path) -> None:
+    solved["array"].save(tmp_path / "run")
+    content = bytearray((tmp_path / "run" / "solvers.json").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "run" / "solvers.json").write_bytes(content)
+    with pytest.raises(BundleError, match=r"solvers\.json is damaged"):
+        Bundle.load(tmp_path / "run")
+
+
+# -- rows varied, and both ways of the flow ---------------------------------------------------------------------------
+
+
+def rows_of(kind: str, rows: int = 40) -> Any:
+    array = np.random.default_rng(1).normal(size=(60, 3)).astype(np.float32)
+    return {"table": table(rows), "array": array[:rows], "images": images(rows)}[kind]
+
+
+@pytest.mark.parametrize("kind", ["table", "array", "images"])
+def test_at_the_lowest_level_rows_stay_and_at_the_highest_they_are_forgotten(
+    made: dict[str, Bundle], kind: str
+) -> None:
+    bundle, data = made[kind], read(rows_of(kind))
+    x0, conditions = bundle.features.encode(data)
+    low, high = (1.0001 * bundle.recipe.noise.sigma_min, 0.9999 * bundle.recipe.noise.sigma_max)  # type: ignore[operator]
+
+    def encoded(rows: Any) -> torch.Tensor:
+        values, again = bundle.features.encode(rows)
+        assert again is None or torch.equal(again, conditions)
+        return values
+
+    def apart(a: torch.Tensor, b: torch.Tensor) -> float:
+        return float((a - b).square().mean().sqrt())
+
+    kept = encoded(bundle.vary(data, low, seed=1))
+    # What a rounded number of the data and the noise of the lowest level leave.
+    assert apart(kept, x0) < 3 * low + 0.02
+    # The same noise on other rows with the same conditions: at the top what they were is lost.
+    other = bundle.features.decode(x0.flip(0), conditions)
+    ends = [apart(encoded(bundle.vary(data, s, seed=1)), encoded(bundle.vary(other, s, seed=1))) for s in (low, high)]
+    assert ends[0] > 0.8 * apart(x0, x0.flip(0))
+    assert ends[1] < 0.25 * apart(x0, x0.flip(0))
+
+
+def test_a_row_is_varied_the_same_in_any_chunks_and_its_noise_is_its_own(
+    made: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = rows_of("array")
+    whole = numbers(made["array"].vary(data, 0.5, seed=2))
+    monkeypatch.setattr(drawing, "_CHUNK", 3 * 7)
+    np.testing.assert_allclose(numbers(made["array"].vary(data, 0.5, seed=2)), whole, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(numbers(made["array"].vary(data[:9], 0.5, seed=2)), whole[:9], rtol=0, atol=1e-5)
+    assert np.abs(numbers(made["array"].vary(data, 0.5, seed=3)) - whole).max() > 0.01
+    assert len(np.unique(numbers(made["array"].vary(data[:1].repeat(30, 0), 0.5)), axis=0)) == 30
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"noise": 0.0}, OptionError, "noise must lie between the model's levels, .* got 0"),
+        ({"noise": -1.0}, OptionError, "got -1"),
+        ({"noise": float("nan")}, OptionError, "got nan"),
+        ({"noise": float("inf")}, OptionError, "got inf"),
+        ({"noise": 1e-9}, OptionError, "got 1e-09"),
+        ({"noise": 1e9}, OptionError, r"got 1e\+09"),
+        ({"noise": 0.5, "steps": 1}, OptionError, "steps must be at least 2, got 1"),
+        ({"noise": 0.5, "sampler": "adaptive"}, OptionError, "a grid of levels, adaptive has none"),
+        ({"noise": 0.5, "sampler": "huen"}, OptionError, "'huen' is not known.*heun"),
+        ({"noise": 0.5, "data": np.zeros((4, 5), np.float32)}, DataError, "shape"),
+        ({"noise": 0.5, "data": np.full((4, 3), np.nan, np.float32)}, DataError, "NaN"),
+        ({"noise": 0.5, "data": np.zeros((0, 3), np.float32)}, DataError, "row"),
+    ],
+)
+def test_misuse_of_vary_is_refused_before_the_model_is_asked(
+    made: dict[str, Bundle],
+    options: dict[str, Any],
+    error: type[Exception],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def asked(*args: object) -> None:
+        raise AssertionError("the network was called")
+
+    monkeypatch.setattr(type(made["array"].denoiser), "_outputs", asked)
+    with pytest.raises(error, match=message):
+        made["array"].vary(**{"data": rows_of("array"), **options})
+
+
+@pytest.mark.parametrize("kind", ["table", "array", "images"])
+def test_law_decoding_undoes_encoding(made: dict[str, Bundle], kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle, data = made[kind], read(rows_of(kind))
+    conditions = bundle.features.encode(data)[1]
+    z = bundle.encode(data, tolerance=1e-6)
+    back = bundle.decode(z, conditions, tolerance=1e-6)
+    assert type(back) is type(data)
+    tolerance = 1e-3 if kind != "images" else 1  # a level of grey
+    np.testing.assert_allclose(numbers(back), numbers(data), rtol=0, atol=tolerance)
+    if isinstance(back, Table):
+        assert isinstance(data, Table)
+        assert back.columns["kind"].to_pylist() == data.columns["kind"].to_pylist()
+        assert back.columns["n"].to_pylist() == data.columns["n"].to_pylist()
+    if isinstance(back, Images):
+        assert back.label_columns["label"].tolist() == data.label_columns["label"].tolist()  # type: ignore[union-attr]
+    monkeypatch.setattr(drawing, "_CHUNK", 7 * int(np.prod(bundle.features.codec.shape)))
+    torch.testing.assert_close(bundle.encode(data, tolerance=1e-6), z, rtol=0, atol=1e-4)
+
+
+def test_interpolation_ends_in_the_rows_and_is_of_as_many(made: dict[str, Bundle]) -> None:
+    a, b = rows_of("array")[:12], rows_of("array")[12:24]
+    ways = made["array"].interpolate(a, b, [0.0, 0.5, 1.0], tolerance=1e-6)
+    np.testing.assert_allclose(numbers(ways[0]), a, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(numbers(ways[2]), b, rtol=0, atol=1e-3)
+    middle = numbers(ways[1])
+    assert np.abs(middle - a).max() > 0.1
+    assert np.abs(middle - b).max() > 0.1
+    assert made["array"].interpolate(a, b, []) == []
+    with pytest.raises(OptionError, match="as many rows, got 12 and 11"):
+        made["array"].interpolate(a, b[:11], [0.5])
+    # Of a conditional model between rows of one kind; the conditions are those of the first.
+    alike = table().filter(pa.compute.equal(table()["kind"], "a"))
+    ends = made["table"].interpolate(alike[:5], alike[5:10], [0.0, 1.0], tolerance=1e-6)
+    for end, rows in zip(ends, (alike[:5], alike[5:10]), strict=True):
+        assert isinstance(end, Table)
+        assert end.columns["kind"].to_pylist() == ["a"] * 5
+        np.testing.assert_allclose(numbers(end), numbers(read(rows)), rtol=0, atol=1e-3)
 
 
 # -- damage and malice ------------------------------------------------------------------------------------------------

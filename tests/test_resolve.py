@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from scorefield.build import build_objective, build_schedule
+from scorefield.build import build_objective, build_sampler, build_schedule
 from scorefield.errors import OptionError
 from scorefield.noise_range import NoiseRange, measure_noise_range
 from scorefield.overrides import override
 from scorefield.randomness import Stream
 from scorefield.recipes import PRESETS, Recipe, plain
 from scorefield.resolve import DataFacts, resolve
+from scorefield.samplers.adaptive import AdaptiveFlow, AdaptiveSDE
+from scorefield.samplers.choice import TOLERANCE
 
 SHAPES = {"table": (5,), "point": (2,), "digits": (1, 8, 8), "images": (3, 32, 32), "large": (3, 64, 64)}
 
@@ -45,6 +47,10 @@ def test_every_preset_is_completed_on_every_kind_of_data(name: str, shape: tuple
     unused = {"checkpoint.every"} | ({"sampler.size"} if name != "ncsn" else set())
     if complete.sampler.name != "langevin":
         unused |= {"sampler.moves"}
+    # One of the two says when a sampler is done: how often it asks the model, or how near its rows come.
+    chooses = complete.sampler.name == "auto"
+    unused |= {"sampler.steps"} if chooses else {"sampler.tolerance"}
+    assert complete.sampler.tolerance == (TOLERANCE if chooses else None)
     unused |= {"objective.bin_width"}  # these numbers are no integers
     if complete.network.kind == "mlp":
         unused |= {"network.channels", "network.blocks", "network.attention", "network.patch"}
@@ -91,6 +97,7 @@ def test_law_resolving_twice_is_resolving_once(name: str, shape: tuple[int, ...]
         ("training.learning_rate=0.5", (5,)),
         ("training.precision=bfloat16", (5,)),
         ("sampler.steps=3", (5,)),
+        ("sampler.tolerance=0.3", (5,)),
     ],
 )
 @pytest.mark.parametrize("name", PRESETS)
@@ -100,6 +107,34 @@ def test_what_is_given_stays(name: str, setting: str, shape: tuple[int, ...]) ->
     given = override(PRESETS[name](), [setting])
     complete, _ = resolve(given, facts(shape))
     assert plain(complete)[group][field] == plain(given)[group][field]
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps", "tolerance", "said"),
+    [
+        (["name=auto"], None, TOLERANCE, f"for an error of {TOLERANCE:g} of the data's deviation"),
+        (["name=fitted"], None, TOLERANCE, f"for an error of {TOLERANCE:g} of the data's deviation"),
+        (["name=fitted", "tolerance=0.2"], None, 0.2, "for an error of 0.2 of the data's deviation"),
+        (["name=auto", "steps=9"], 9, None, "fitted to the model after training, for 9 evaluations"),
+        (["name=adaptive"], None, AdaptiveFlow().tolerance, "adaptive, an error of 0.001 a step"),
+        (["name=adaptive_sde"], None, AdaptiveSDE().tolerance, "adaptive_sde, an error of 0.02 a step"),
+        (["name=adaptive", "tolerance=0.2"], None, 0.2, "adaptive, an error of 0.2 a step"),
+        (["name=heun"], 18, None, "sampler: heun"),
+    ],
+)
+def test_a_sampler_is_asked_for_steps_or_for_an_error(
+    settings: list[str], steps: int | None, tolerance: float | None, said: str
+) -> None:
+    complete, sentences = resolve(override(Recipe(), [f"sampler.{each}" for each in settings]), facts((5,)))
+    assert (complete.sampler.steps, complete.sampler.tolerance) == (steps, tolerance)
+    assert [said in each for each in sentences if each.startswith("sampler:")] == [True]
+    build_sampler(complete.model_copy(update={"name": "any"}), "auto" if "fitted" in settings[0] else None)
+
+
+def test_steps_of_an_adaptive_sampler_are_left_for_the_refusal() -> None:
+    complete, _ = resolve(override(Recipe(), ["sampler.name=adaptive", "sampler.steps=5"]), facts((5,)))
+    with pytest.raises(OptionError, match="adaptive finds its steps itself"):
+        build_sampler(complete)
 
 
 @pytest.mark.parametrize(("setting", "other"), [("training.steps=9", "budget"), ("training.budget=9", "steps")])

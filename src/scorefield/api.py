@@ -26,6 +26,7 @@ from scorefield.noise_range import NoiseRange, measure_noise_range
 from scorefield.progress import Quiet, Reporter
 from scorefield.recipes import Recipe, auto, plain
 from scorefield.resolve import DataFacts, resolve
+from scorefield.samplers.choice import COST
 from scorefield.storage import MANIFEST, read_json, write_text
 from scorefield.training.checkpoints import load_checkpoint, save_checkpoint
 from scorefield.training.device import pick_device
@@ -38,6 +39,9 @@ _BEGUN = "fit.json"
 _REPORT_SECONDS = 0.5
 _JOURNAL_STEPS = 10
 _CHECKPOINT_SECONDS = 30.0
+_FITTING_SHARE = 0.05  # of the cost of training, for fitting solvers
+_FEWEST_PATHS, _MOST_PATHS, _MOST_NUMBERS = 64, 2048, 1 << 18
+_FEWEST_LONG_PATHS, _LONG_ROW = 16, 256  # a long row says as much of a solver as many short ones
 _HELD_OUT_NUMBERS = 400_000  # numbers in the held-out rows of images, whose evaluation costs
 
 
@@ -113,7 +117,7 @@ def fit(
         noise_range, complete = NoiseRange(**kept["noise_range"]), Recipe.model_validate(kept["complete"])
     # Whatever refuses the recipe does so here, before anything is written.
     trainer = _trainer(complete, taken, features, seed, place)
-    build_sampler(complete)
+    _check_sampler(complete)
     if folder is not None:
         _make(folder)
     if folder is not None and kept is None:
@@ -125,6 +129,10 @@ def fit(
     best = trainer.best().to(place)
     facts = _facts(taken, request["data"], trainer, seed)
     bundle = Bundle(best, features, complete, noise_range, facts)  # type: ignore[arg-type]
+    paths = _paths(complete, trainer, features)
+    if paths:
+        bundle = bundle.with_solvers(paths, seed=seed)
+        report.say(_fitted(bundle))
     if folder is not None:
         bundle.save(folder)
     return bundle
@@ -156,7 +164,7 @@ def plan(
     features = Features.fit(taken, condition, seed)
     _, complete, choices = _prepare(recipe or auto(), taken, features, seed, place)
     trainer = _trainer(complete, taken, features, seed, place)
-    build_sampler(complete)
+    _check_sampler(complete)
     size = f"{sum(p.numel() for p in trainer.model.parameters()):,} parameters, {len(trainer.rows)} rows to train on"
     return complete, [*taken.notes, *features.codec.notes, *choices, size]
 
@@ -251,6 +259,32 @@ def _train(trainer: Trainer, recipe: Recipe, folder: Path | None, report: Report
             raise Interrupted(f"stopped at step {step.number}; the same command goes on from there")
     if trainer.stopped_early:
         report.say(f"the held-out loss has begun to rise: done after {trainer.number} steps")
+
+
+def _check_sampler(recipe: Recipe) -> None:
+    """Refuse a recipe's sampler early; a fitted one comes only after training, and is read as auto until then."""
+    if recipe.sampler.name == "fitted":
+        recipe = recipe.model_copy(update={"sampler": recipe.sampler.model_copy(update={"name": "auto"})})
+    build_sampler(recipe)
+
+
+def _paths(recipe: Recipe, trainer: Trainer, features: Features) -> int:
+    """Along how many paths solvers are fitted: at a small share of what training cost, or not at all."""
+    if recipe.sampler.name not in ("auto", "fitted"):
+        return 0
+    # A step of training counts as three evaluations of its rows: one forward and, about twice as dear, one backward.
+    trained = 3 * trainer.number * (recipe.training.batch or 0)
+    numbers = math.prod(features.codec.shape)
+    paths = min(int(_FITTING_SHARE * trained / COST), _MOST_PATHS, _MOST_NUMBERS // numbers)
+    return paths if paths >= (_FEWEST_PATHS if numbers < _LONG_ROW else _FEWEST_LONG_PATHS) else 0
+
+
+def _fitted(bundle: Bundle) -> str:
+    """A sentence on the solvers of a bundle."""
+    assert bundle.solvers is not None
+    shown = [solver for solver in bundle.solvers.fitted if solver.steps in (5, 10, 20, 50)]
+    errors = ", ".join(f"{solver.error:.2g} with {solver.steps}" for solver in shown)
+    return f"solvers fitted to the model: error in units of the data's deviation {errors} evaluations"
 
 
 def _line(step: Step, rate: float) -> dict[str, Any]:

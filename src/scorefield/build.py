@@ -36,9 +36,10 @@ from scorefield.recipes import (
     Recipe,
     SamplerSettings,
 )
+from scorefield.samplers.choice import TOLERANCE, Solvers
 from scorefield.samplers.langevin import Langevin
 from scorefield.samplers.predictors import Ancestral
-from scorefield.samplers.presets import MOVES, SAMPLERS, Sampler, annealed_langevin
+from scorefield.samplers.presets import MOVES, SAMPLERS, AnySampler, Sampler, annealed_langevin, unipc
 from scorefield.variational.bins import Bins
 from scorefield.variational.step import fixed_large, fixed_small, learned
 
@@ -198,27 +199,55 @@ def _log_normal(recipe: Recipe) -> LogNormal:
     return LogNormal(mean, _known(recipe.objective.times_std))
 
 
-def build_sampler(recipe: Recipe, name: str | None = None, steps: int | None = None) -> Sampler:
+def build_sampler(
+    recipe: Recipe,
+    name: str | None = None,
+    steps: int | None = None,
+    tolerance: float | None = None,
+    solvers: Solvers | None = None,
+) -> AnySampler:
     """The sampler of a complete recipe, or another by name.
 
     Args:
         recipe: complete.
-        name: one of the names of `SamplerSettings`, instead of the recipe's.
-        steps: number of levels, instead of the recipe's or of the name's usual one.
+        name: one of the names of `SAMPLERS`, "fitted" or "auto", instead of the recipe's.
+        steps: number of levels, or of evaluations of a fitted solver, instead of the recipe's or of the usual one.
+        tolerance: of "auto" and "fitted", the distance that rows may end from the exact paths, in units of the data's
+            deviation; of adaptive ones, the error of a step.
+        solvers: that were fitted to the model; without them "auto" is UniPC.
 
     Raises:
-        OptionError: for an unknown name, and moves of Langevin for another sampler.
+        OptionError: for an unknown name, for options of another sampler, and for "fitted" without solvers.
     """
     chosen = name or recipe.sampler.name
     own = recipe.sampler if chosen == recipe.sampler.name else SamplerSettings(name=chosen)
     if chosen != "langevin" and (own.moves is not None or own.size is not None):
         raise OptionError(f"sampler.moves and sampler.size are of langevin, not of {chosen}")
-    sampler = _named(SAMPLERS, chosen, "sampler")()
+    if steps is not None and steps < 2:
+        raise OptionError(f"steps must be at least 2, got {steps}")
+    if steps is not None and tolerance is not None:
+        raise OptionError(f"steps or a tolerance, not both: got {steps} and {tolerance:g}")
+    if tolerance is not None and not 0 < tolerance < math.inf:
+        raise OptionError(f"a tolerance is positive and finite, got {tolerance}")
+    count = None if tolerance is not None else steps or own.steps
+    asked = None if steps is not None else tolerance or own.tolerance
+    if chosen in ("auto", "fitted") and count and asked:
+        raise OptionError(f"sampler.steps or sampler.tolerance, not both: got {count} and {asked:g}")
+    if chosen == "fitted" and solvers is None:
+        raise OptionError("no solver was fitted to this model: choose another sampler, or train it for longer")
+    if chosen in ("auto", "fitted") and solvers is not None:
+        return solvers.at_most(count) if count else solvers.within(asked or TOLERANCE)
+    sampler = unipc() if chosen == "auto" else _named(SAMPLERS, chosen, "sampler")()
+    if not isinstance(sampler, Sampler):
+        if count:
+            raise OptionError(f"{chosen} finds its steps itself: it takes a tolerance, not {count} steps")
+        return replace(sampler, tolerance=asked) if asked else sampler
+    if asked is not None and chosen != "auto":
+        raise OptionError(f"a tolerance is of auto, fitted and the adaptive samplers; {chosen} takes steps")
     if chosen == "langevin":
         sampler = annealed_langevin(sampler.steps, own.moves or MOVES, own.size)
     if recipe.objective.variance == "beta" and isinstance(sampler.predictor, Ancestral) and sampler.predictor.eta == 1:
         sampler = replace(sampler, predictor=Ancestral(1.0, fixed_large))
-    count = steps or own.steps
     return sampler.with_steps(count) if count else sampler
 
 

@@ -2,17 +2,17 @@
 
 model.safetensors   averaged weights, and the conditions seen in training
 bundle.json         recipe, codec, noise range, versions, fingerprint of the data, losses
+solvers.json        samplers fitted to the model, where there are any
 README.md           the model card
-MANIFEST.json       sizes and SHA-256 of the three
+MANIFEST.json       sizes and SHA-256 of these
 """
 
 from __future__ import annotations
 
 import json
-import math
 import struct
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,26 +24,29 @@ from torch import Tensor
 
 from scorefield.build import build_model, build_sampler
 from scorefield.card import model_card
+from scorefield.chunks import in_chunks
 from scorefield.data.kinds import Data
-from scorefield.errors import BundleError, OptionError, WriteError
+from scorefield.data.read import read
+from scorefield.drawing import OnProgress, chunk_rows, draw
+from scorefield.errors import BundleError, OptionError, SamplingError, WriteError
 from scorefield.features import Features
-from scorefield.model import Bounded, NetworkDenoiser
+from scorefield.model import Bounded, Denoiser, NetworkDenoiser
 from scorefield.noise_range import NoiseRange
 from scorefield.recipes import Recipe, plain
+from scorefield.samplers.choice import Solvers, fit_solvers
+from scorefield.samplers.edit import vary
+from scorefield.samplers.flow import Flowed, decode, encode, slerp
 from scorefield.samplers.loop import OnStep
+from scorefield.samplers.presets import AnySampler, Sampler
 from scorefield.storage import MANIFEST, read_files, write_files
 
 FORMAT = 1
-_CHUNK = 1 << 18  # numbers drawn at a time on a processor: what its caches still serve
-_ACCELERATED = 8  # times as many on an accelerator, which is idle with less
-_MOST_ROWS = 16_384
+_SOLVERS = "solvers.json"
 
 _UNREADABLE = (
     *(KeyError, TypeError, ValueError, AttributeError, RecursionError),
-    *(safetensors.SafetensorError, pydantic.ValidationError),
+    *(safetensors.SafetensorError, pydantic.ValidationError, SamplingError),
 )
-
-OnProgress = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Bundle:
         recipe: complete.
         noise_range: what was measured of the data.
         facts: plain values on the data, training and versions, as they are in bundle.json.
+        solvers: samplers fitted to the model, or None.
     """
 
     denoiser: NetworkDenoiser
@@ -63,6 +67,7 @@ class Bundle:
     recipe: Recipe
     noise_range: NoiseRange
     facts: dict[str, Any]
+    solvers: Solvers | None = None
 
     def sample(
         self,
@@ -72,7 +77,9 @@ class Bundle:
         given: Mapping[str, Any] | None = None,
         sampler: str | None = None,
         steps: int | None = None,
+        tolerance: float | None = None,
         on_progress: OnProgress | None = None,
+        on_step: OnStep | None = None,
     ) -> Data:
         """Draw new rows in the form of the training data.
 
@@ -80,9 +87,10 @@ class Bundle:
             rows: how many; row i is the same however many are drawn.
             seed: of all randomness.
             given: values of conditions by name; the others are drawn as they occurred with these in training.
-            sampler, steps: instead of the recipe's.
-            on_progress: called with the share that is done after each step of the sampler, with 1 when all rows are
-                drawn; what it raises stops the drawing.
+            sampler, steps, tolerance: as in `sampler_for`.
+            on_progress: called with a `Progress` after each step of the sampler, at last when all rows are drawn; what
+                it raises stops the drawing.
+            on_step: called as on_step(step, t, x, x0) at each level for each chunk of rows, in units of the model.
 
         Returns:
             a Table, an Array or Images.
@@ -93,27 +101,151 @@ class Bundle:
         """
         if rows < 1:
             raise OptionError(f"rows must be at least 1, got {rows}")
-        if steps is not None and steps < 2:
-            raise OptionError(f"steps must be at least 2, got {steps}")
+        chosen = self.sampler_for(sampler, steps, tolerance)
+        conditions = self._conditions(range(rows), given or {}, seed)
+        drawn = draw(
+            lambda part: self._model(None if conditions is None else conditions[part.start : part.stop]),
+            chosen,
+            rows,
+            self.features.codec.shape,
+            seed=seed,
+            device=self.device,
+            counted=self.denoiser,
+            on_progress=on_progress,
+            on_step=on_step,
+        )
+        return self.features.decode(drawn, conditions)
+
+    def sampler_for(
+        self, name: str | None = None, steps: int | None = None, tolerance: float | None = None
+    ) -> AnySampler:
+        """The sampler that these options mean.
+
+        Args:
+            name: of `samplers.presets.SAMPLERS`, "fitted" or "auto", instead of the recipe's.
+            steps: number of levels; of fitted solvers, the most evaluations.
+            tolerance: of fitted solvers, how far rows may end from the exact paths, in units of the data's deviation;
+                of adaptive ones, the error of a step.
+
+        Raises:
+            OptionError: for what does not go together.
+        """
+        return build_sampler(self.recipe, name, steps, tolerance, self.solvers)
+
+    def with_solvers(self, paths: int, *, seed: int = 0) -> Bundle:
+        """The same bundle with solvers fitted to its model anew, in place of those it has.
+
+        Args:
+            paths: to fit and judge them by; each costs `samplers.choice.COST` evaluations.
+            seed: of their first draws, which are not those of `sample`.
+        """
+        conditions = self._conditions(range(paths), {}, seed)
         shape = self.features.codec.shape
-        chosen = build_sampler(self.recipe, sampler, steps)
-        levels = len(chosen.grid(self.denoiser.schedule, chosen.steps))
+        return replace(self, solvers=fit_solvers(self._model(conditions), paths, shape, seed=seed))
+
+    def vary(
+        self,
+        data: Any,
+        noise: float,
+        *,
+        seed: int = 0,
+        sampler: str | None = None,
+        steps: int | None = None,
+    ) -> Data:
+        """Rows near given ones: noised up to a level and drawn again from there (SDEdit, `samplers.edit`).
+
+        Args:
+            data: rows like those of training, or a path to some; conditions are kept.
+            noise: σ/α of the level, in units of the encoded data: what is coarser stays.
+            seed: of all randomness.
+            sampler, steps: by which to come down, a sampler with a grid; 20 levels of `straight_adams` by default.
+
+        Raises:
+            OptionError: for a level out of the model's range and samplers without a grid.
+        """
+        schedule = self.denoiser.schedule
+        t = float(schedule.time_of_sigma(noise)) if noise > 0 else -1.0
+        if not schedule.t_min <= t <= schedule.t_max:
+            ends = schedule.at(torch.tensor((schedule.t_min, schedule.t_max), dtype=torch.float64))
+            low, high = (ends.sigma / ends.alpha).tolist()
+            raise OptionError(f"noise must lie between the model's levels, {low:.3g} and {high:.3g}, got {noise:g}")
+        chosen = build_sampler(self.recipe, sampler or "straight_adams", steps)
+        if not isinstance(chosen, Sampler):
+            raise OptionError(f"rows are varied by a sampler with a grid of levels, {chosen.name} has none")
+        x0, conditions = self.features.encode(read(data))
+        parts, x0 = chosen.parts(schedule), x0.to(self.device)
+
+        def work(rows: range) -> Tensor:
+            here = slice(rows.start, rows.stop)
+            model = self._model(None if conditions is None else conditions[here])
+            return vary(model, x0[here], t, *parts, seed=seed, rows=rows).cpu()
+
+        size = chunk_rows(self.features.codec.shape, self.device)
+        drawn = torch.cat([x for _, x in in_chunks(range(len(x0)), size, work)])
+        return self.features.decode(drawn, conditions)
+
+    def encode(self, data: Any, *, tolerance: float = 1e-4) -> Tensor:
+        """Data to noise by the probability flow: z, about N(0, I), from which `decode` makes these rows again.
+
+        Args:
+            data: rows like those of training, or a path to some.
+            tolerance: of a step of the flow, relative and absolute, in units of the level's deviation.
+
+        Returns:
+            (n, *shape).
+        """
+        x0, conditions = self.features.encode(read(data))
+        return self._flow(encode, x0, conditions, tolerance)
+
+    def decode(self, z: Tensor, conditions: Tensor | None = None, *, tolerance: float = 1e-4) -> Data:
+        """Noise to data: the inverse of `encode`.
+
+        Args:
+            z: (n, *shape), as `encode` gives them, or anything between.
+            conditions: (n, k), encoded, of a conditional model; by default as they occurred in training.
+            tolerance: as for `encode`.
+        """
+        if conditions is None:
+            conditions = self._conditions(range(len(z)), {}, 0)
+        return self.features.decode(self._flow(decode, z, conditions, tolerance), conditions)
+
+    def interpolate(self, a: Any, b: Any, shares: Sequence[float], *, tolerance: float = 1e-4) -> list[Data]:
+        """Rows between rows: decoded from the great circle between their encodings (`samplers.flow.slerp`).
+
+        Args:
+            a, b: as many rows of each as of the other, like those of training; conditions are those of a.
+            shares: how far from a to b.
+            tolerance: as for `encode`.
+
+        Returns:
+            as many rows for each share.
+        """
+        first, second = self.encode(a, tolerance=tolerance), self.encode(b, tolerance=tolerance)
+        if first.shape != second.shape:
+            raise OptionError(f"interpolation is between as many rows, got {len(first)} and {len(second)}")
+        conditions = self.features.encode(read(a))[1]
+        return [self.decode(slerp(first, second, share), conditions, tolerance=tolerance) for share in shares]
+
+    def _flow(self, way: Callable[..., Flowed], x: Tensor, conditions: Tensor | None, tolerance: float) -> Tensor:
+        def work(rows: range) -> Tensor:
+            here = slice(rows.start, rows.stop)
+            # Both ways along the model as it is: a bound in one place only would not be undone by the other.
+            bound = None if conditions is None else conditions[here].to(self.device)
+            model = self.denoiser if bound is None else self.denoiser.given(bound)
+            return way(model, x[here].to(self.device), rtol=tolerance, atol=tolerance, rows=rows).x.cpu()
+
+        size = chunk_rows(self.features.codec.shape, self.device)
+        return torch.cat([done for _, done in in_chunks(range(len(x)), size, work)])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.denoiser.parameters()).device
+
+    def _model(self, conditions: Tensor | None) -> Denoiser:
+        """The model for samplers, conditions (B, k) bound."""
         bounded = Bounded(self.denoiser, *self.features.codec.bounds)
-        device = next(self.denoiser.parameters()).device
-        most = _CHUNK if device.type == "cpu" else _ACCELERATED * _CHUNK
-        size = max(1, min(_MOST_ROWS, most // max(1, math.prod(shape))))
-        drawn, conditions = [], []
-        for start in range(0, rows, size):
-            part = range(start, min(start + size, rows))
-            condition = self._conditions(part, given or {}, seed)
-            model = bounded if condition is None else bounded.given(condition.to(device))
-            tell = None if on_progress is None else _share_of_steps(on_progress, part, rows, levels)
-            drawn.append(chosen(model, part, shape, seed=seed, device=device, on_step=tell).cpu())
-            conditions.append(condition)
-            if on_progress is not None:
-                on_progress(part.stop / rows)
-        bound = None if conditions[0] is None else torch.cat([c for c in conditions if c is not None])
-        return self.features.decode(torch.cat(drawn), bound)
+        return bounded if conditions is None else bounded.given(conditions.to(self.device))
 
     def blank(self, *, seed: int = 0, given: Mapping[str, Any] | None = None) -> Data:
         """One row in the form that `sample` gives, without asking the network: to see early what can be done with it.
@@ -167,16 +299,15 @@ class Bundle:
             "noise_range": asdict(self.noise_range),
             **self.facts,
         }
-        write_files(
-            folder,
-            {
-                "model.safetensors": safetensors.torch.save(tensors),
-                "bundle.json": (json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode(),
-                "README.md": model_card(
-                    self.facts, self.recipe, self.noise_range, self.features.condition_names
-                ).encode(),
-            },
-        )
+        card = model_card(self.facts, self.recipe, self.noise_range, self.features.condition_names)
+        files = {
+            "model.safetensors": safetensors.torch.save(tensors),
+            "bundle.json": (json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode(),
+            "README.md": card.encode(),
+        }
+        if self.solvers is not None:
+            files[_SOLVERS] = (json.dumps(self.solvers.to_json()) + "\n").encode()
+        write_files(folder, files)
 
     @staticmethod
     def load(path: str | Path, device: torch.device | str = "cpu") -> Bundle:
@@ -205,12 +336,14 @@ class Bundle:
             recipe = Recipe.model_validate(fields["recipe"])
             features = Features.from_json(fields["features"], tensors.pop("conditions.seen", None))
             noise_range = NoiseRange(**fields["noise_range"])
+            solvers = Solvers.from_json(json.loads(files[_SOLVERS])) if _SOLVERS in files else None
         except _UNREADABLE as error:
-            raise BundleError(f"{folder}: bundle.json or model.safetensors is not as expected: {error!r}") from error
+            raise BundleError(f"{folder}: one of {', '.join(files)} is not as expected: {error!r}") from error
         denoiser = build_model(recipe, features.codec.shape, features.condition_features, seed=0)
         _load_weights(denoiser, tensors, folder)
         facts = {name: fields[name] for name in fields if name not in ("format", "recipe", "features", "noise_range")}
-        return Bundle(denoiser.to(device).eval().requires_grad_(False), features, recipe, noise_range, facts)
+        model = denoiser.to(device).eval().requires_grad_(False)
+        return Bundle(model, features, recipe, noise_range, facts, solvers)
 
 
 def check_header(content: bytes, path: Path) -> None:
@@ -240,8 +373,3 @@ def _load_weights(denoiser: NetworkDenoiser, tensors: dict[str, Tensor], folder:
             f"{folder}: weights do not fit: missing {missing}, unexpected {unexpected}, different {other}"
         )
     denoiser.load_state_dict(tensors)
-
-
-def _share_of_steps(tell: OnProgress, part: range, rows: int, steps: int) -> OnStep:
-    """What tells, at each level that a chunk of the rows has reached, which share of all rows is done."""
-    return lambda step, t, x, x0: tell((part.start + len(part) * step / steps) / rows)

@@ -86,6 +86,17 @@ class Features:
 
         return rows
 
+    def encode(self, data: Data) -> tuple[Tensor, Tensor | None]:
+        """All rows of the user's data, (n, *shape), and their conditions (n, k) or None: the inverse of `decode`.
+
+        Raises:
+            DataError: for no rows, values that are not finite, and rows unlike those of training.
+        """
+        if not len(data):
+            raise DataError(f"{data.source}: no rows, at least 1 is needed")
+        check_finite(_take_out(data, self.condition_names)[0])
+        return self.take(data, torch.device("cpu"))(np.arange(len(data)))
+
     def measured_rows(self, data: Data, seed: int = 0) -> Tensor:
         """Encoded rows to measure the noise range from: all, or random ones of a large set, (m, *shape)."""
         rest, _ = _take_out(data, self.condition_names)

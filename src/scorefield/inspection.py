@@ -19,6 +19,7 @@ from scorefield.features import Features, columns_to_read, not_modelled
 from scorefield.noise_range import NoiseRange, geometric_ratio, measure_noise_range
 from scorefield.recipes import auto
 from scorefield.resolve import DataFacts, resolve
+from scorefield.samplers.choice import Solvers
 from scorefield.training.held_out import HeldOutLoss
 
 
@@ -72,7 +73,7 @@ def describe_run(folder: Path) -> list[str]:
     ]
     if training["held_out"] is not None:
         lines += _losses(HeldOutLoss.from_json(training["held_out"]))
-    return lines
+    return lines if bundle.solvers is None else [*lines, *_solvers(bundle.solvers)]
 
 
 def _columns(data: Table, condition: Sequence[str], reasons: dict[str, str]) -> list[str]:
@@ -110,6 +111,14 @@ def _losses(loss: HeldOutLoss) -> list[str]:
     lines = [f"held-out loss {loss.mean:.4f} ± {loss.std_error:.4f}, by noise σ/α"]
     for low, high, band in zip(loss.edges[:-1], loss.edges[1:], loss.bands, strict=True):
         lines.append(f"  {low:9.4g} – {high:9.4g}   {band:.4f}")
+    return lines
+
+
+def _solvers(solvers: Solvers) -> list[str]:
+    """The error of each fitted solver."""
+    lines = ["", "solvers fitted to the model: how far rows end from the exact paths, in units of the data's deviation"]
+    for solver in solvers.fitted:
+        lines.append(f"  {solver.steps:3d} evaluations  {solver.error:.2g} ± {solver.std_error:.1g}")
     return lines
 
 

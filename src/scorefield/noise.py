@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -124,8 +124,22 @@ def mix(a: Coefficient, x: Tensor, b: Coefficient, y: Tensor) -> Tensor:
         a tensor like x.
     """
     if not isinstance(a, Tensor) or not isinstance(b, Tensor):
-        return torch.add(a * x, y, alpha=float(b))
+        return times(float(a), x).add_(y, alpha=float(b))
     return torch.addcmul(a.to(x) * x, b.to(x), y)
+
+
+def times(a: float, x: Tensor) -> Tensor:
+    """a·x. For a plain number torch makes a tensor first, which takes longer than a small product; here it is kept."""
+    # In lower precision a number is rounded after the product, and a tensor before it.
+    if x.dtype not in (torch.float32, torch.float64) or torch.compiler.is_compiling():
+        return a * x
+    return x * _number(a, x.dtype)
+
+
+@lru_cache(maxsize=4096)
+def _number(a: float, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(a, dtype=dtype)
 
 
 # When: a time (), a time for each row (B,), or the level itself where it is known already.

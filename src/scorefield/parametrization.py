@@ -55,7 +55,7 @@ class Estimate:
         return VELOCITY.of(self.x0, self.epsilon, self.level)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Parametrization:
     """A notation for what a network predicts: y = a·x0 + b·ε.
 

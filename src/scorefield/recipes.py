@@ -88,8 +88,17 @@ class NetworkSettings(Settings):
 class SamplerSettings(Settings):
     """The sampler that `sample` uses unless told otherwise."""
 
-    name: str = Field("heun", description="a name in scorefield.samplers.presets.SAMPLERS")
-    steps: int | None = Field(None, ge=2, description="levels of the grid")
+    name: str = Field(
+        "auto",
+        description="a name in scorefield.samplers.presets.SAMPLERS; auto and fitted are solvers fitted to the model",
+    )
+    steps: int | None = Field(None, ge=2, description="levels of the grid, or evaluations of a fitted solver")
+    tolerance: float | None = Field(
+        None,
+        gt=0,
+        description="how far rows may end from the exact paths, in units of the data's deviation, of auto and fitted; "
+        "the error of a step, of adaptive and adaptive_sde",
+    )
     moves: int | None = Field(None, ge=1, description="Langevin moves at each level, of langevin")
     size: float | None = Field(None, gt=0, lt=4, description="ε/σ² of a Langevin move; None is NCSNv2's rule")
 
@@ -122,7 +131,7 @@ def edm() -> Recipe:
     Their mean of log σ is −1.2 at σ_data = ½, so −1.2 + log 2 relative to σ_data.
     """
     objective = ObjectiveSettings(times="log_normal", times_mean=-1.2 + math.log(2), times_std=1.2)
-    return Recipe(name="edm", objective=objective)
+    return Recipe(name="edm", objective=objective, sampler=SamplerSettings(name="heun"))
 
 
 def ddpm() -> Recipe:

@@ -20,6 +20,7 @@ from scorefield.recipes import (
     Recipe,
     SamplerSettings,
 )
+from scorefield.samplers.choice import TOLERANCE
 from scorefield.samplers.presets import MOVES, SAMPLERS
 from scorefield.training.device import pick_precision
 from scorefield.training.settings import TrainingSettings
@@ -342,7 +343,13 @@ def _image_size(facts: DataFacts) -> _Size:
 
 
 def _sampler(given: SamplerSettings, noise: NoiseSettings, facts: DataFacts, said: list[str]) -> SamplerSettings:
-    usual = SAMPLERS[given.name]().steps if given.name in SAMPLERS else None
+    if given.name in ("auto", "fitted", "adaptive", "adaptive_sde"):
+        # An adaptive sampler takes no steps at all, which `build_sampler` says where some are given.
+        if given.tolerance is None and (given.steps is None or given.name.startswith("adaptive")):
+            given = given.model_copy(update={"tolerance": _usual(given.name)})
+        said.append(f"sampler: {_asked(given)}")
+        return given
+    usual = getattr(SAMPLERS[given.name](), "steps", None) if given.name in SAMPLERS else None
     levels = {"ddpm": noise.levels, "langevin": noise.levels or facts.noise.levels}.get(given.name)
     steps = given.steps or levels or usual
     update: dict[str, int | None] = {"steps": steps}
@@ -353,3 +360,18 @@ def _sampler(given: SamplerSettings, noise: NoiseSettings, facts: DataFacts, sai
         text += f", {update['moves']} moves at each, step size {size}"
     said.append(text)
     return given.model_copy(update=update)
+
+
+def _usual(name: str) -> float:
+    """The tolerance of a sampler that chooses its own steps."""
+    usual: float = getattr(SAMPLERS[name](), "tolerance", TOLERANCE) if name in SAMPLERS else TOLERANCE
+    return usual
+
+
+def _asked(given: SamplerSettings) -> str:
+    """What a sampler that chooses its own steps is asked for."""
+    if given.name.startswith("adaptive"):
+        return f"{given.name}, an error of {given.tolerance:g} a step"
+    if given.steps:
+        return f"fitted to the model after training, for {given.steps} evaluations"
+    return f"fitted to the model after training, for an error of {given.tolerance:g} of the data's deviation"

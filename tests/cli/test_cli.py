@@ -24,6 +24,7 @@ from scorefield import bundle as bundle_file
 from scorefield import errors, load
 from scorefield.cli.console import Console, clock
 from scorefield.data import Images, Table, read, write
+from scorefield.drawing import Progress
 from scorefield.errors import Interrupted
 
 TINY = [
@@ -543,8 +544,8 @@ def test_a_first_signal_asks_a_second_stops_at_once_and_handlers_are_put_back(ki
         assert console.should_stop()
         tell = console.drawing(9)
         with pytest.raises(Interrupted, match="stopped when 33% of 9 rows were drawn, nothing was written"):
-            tell(3 / 9)
-        tell(1.0)  # finished work is not thrown away
+            tell(Progress(3 / 9, 27))
+        tell(Progress(1.0, 81))  # finished work is not thrown away
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), kind)
     assert {number: signal.getsignal(number) for number in before} == before
@@ -557,13 +558,13 @@ def test_a_signal_while_sampling_stops_between_steps_unless_all_is_done(
     """All rows are one chunk here: only the steps of the sampler can take up the signal."""
     true_drawing = Console.drawing
 
-    def drawing(self: Console, rows: int) -> Callable[[float], None]:
+    def drawing(self: Console, rows: int) -> Callable[[Progress], None]:
         tell = true_drawing(self, rows)
 
-        def signalled(share: float) -> None:
-            if share == 1.0 if last else 0.2 < share < 0.3:
+        def signalled(progress: Progress) -> None:
+            if progress.share == 1.0 if last else 0.2 < progress.share < 0.3:
                 os.kill(os.getpid(), signal.SIGINT)
-            tell(share)
+            tell(progress)
 
         return signalled
 
@@ -589,12 +590,12 @@ def test_drawing_shows_share_rate_and_time_left_on_a_terminal(
         with Console() as console:
             tell = console.drawing(80)
             for share in (0.0, 0.25, 0.2501, 0.5):
-                tell(share)
+                tell(Progress(share, round(share * 80 * 9)))
                 now += 5.0 if share != 0.25 else 0.001
         err = capsys.readouterr().err
         lines = [line for line in err.replace("\r\033[K", "\n").splitlines() if line.strip()]
         assert [line.split()[0] for line in lines] == shown, err
-    assert "50% of 80 rows, 4 rows/s, 10s done, 10s left" in lines[-1]
+    assert "50% of 80 rows, 4 rows/s, 36 evaluations/s, 10s done, 10s left" in lines[-1]
 
 
 def test_a_second_signal_stops_at_once_with_75_and_the_same_command_finishes(

@@ -153,7 +153,7 @@ def test_a_dry_run_says_what_fit_would_do_and_leaves_no_trace(run: Run, tmp_path
         (["--set", "objective.criterion=variational"], "which have levels"),
         (["--recipe", "ddpm_vlb", "--set", "objective.decoder=discretised"], "these data are continuous"),
         (["--recipe", "ddpm_vlb", "--set", "network.energy=true"], "no second output"),
-        (["--set", "sampler.moves=3"], "of langevin, not of heun"),
+        (["--set", "sampler.moves=3"], "of langevin, not of auto"),
         (
             ["--recipe", "ddpm", "--set", "objective.criterion=hybrid", "--set", "objective.times=uniform"],
             "whole levels",

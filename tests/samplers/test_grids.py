@@ -1,6 +1,9 @@
 """Laws of the grids: both ends exact, falling, evenly spaced in what their papers say; and rises where they say."""
 
+import itertools
 import math
+from collections import Counter
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,8 +14,13 @@ from torch import Tensor
 from scorefield.betas import linear_betas
 from scorefield.discrete import Discrete
 from scorefield.errors import SamplingError
+from scorefield.exact import GaussianMixture
 from scorefield.noise import EDM, VE, VP, Cosine, Flow, Schedule, SubVP
 from scorefield.samplers import grids
+from scorefield.samplers.loop import sample
+from scorefield.samplers.predictors import Heun
+
+Mixture = Callable[[Schedule], GaussianMixture]
 
 SCHEDULES: dict[str, Schedule] = {
     "vp": VP(),
@@ -169,3 +177,29 @@ def test_a_restart_that_goes_nowhere_is_refused(low: float, high: float, times: 
     schedule = EDM(0.1, 10.0)
     with pytest.raises(SamplingError, match="a restart rises at least once from low to high"):
         grids.restart(schedule, grids.karras(schedule, 9), low, high, times=times, steps=4)
+
+
+@pytest.mark.parametrize(("jump", "times"), [(1, 1), (1, 3), (2, 2), (3, 4), (10, 2), (50, 3)])
+def test_resampling_walks_every_part_so_often_and_misses_no_level(jump: int, times: int) -> None:
+    plain = grids.karras(EDM(0.01, 10.0), 12)
+    grid = grids.resample(plain, jump, times)
+    steps = list(itertools.pairwise(grid.tolist()))
+    down = [step for step in steps if step[1] < step[0]]
+    # Each step of the plain grid `times` times and no other; what rises does so to where a part began.
+    assert Counter(down) == {step: times for step in itertools.pairwise(plain.tolist())}
+    starts = plain.tolist()[:-1:jump]
+    assert [b for a, b in steps if b > a] == [start for start in starts for _ in range(times - 1)]
+    assert (grid[0], grid[-1]) == (plain[0], plain[-1])
+
+
+def test_resampling_keeps_p_t(mixture: Mixture, misfit: Callable[[Tensor], float]) -> None:
+    # H0 of `misfit`; a rise without noise, or to a level above it, is caught by the tests of the loop.
+    schedule = EDM(0.03, 80.0)
+    grid = grids.resample(grids.karras(schedule, 20), 5, 3)
+    assert misfit(sample(mixture(schedule), 4000, (2,), grid, Heun(), seed=0)) < 1
+
+
+@pytest.mark.parametrize(("jump", "times"), [(0, 2), (2, 0)])
+def test_resampling_that_cannot_be_is_refused(jump: int, times: int) -> None:
+    with pytest.raises(SamplingError, match="at least 1 step and 1 time"):
+        grids.resample(grids.karras(EDM(0.01, 10.0), 5), jump, times)

@@ -89,9 +89,12 @@ class LazyHeun:
         return x + (float(s) - float(t)) / 2 * (model(x, t).velocity + model(x, s).velocity), None
 
 
-def test_errors_fall_as_theory_says(schedule: Schedule, mixture: Mixture) -> None:
-    model = mixture(schedule)
-    grid = between(schedule, 10.0, 0.1, 241)
+@pytest.mark.parametrize(
+    "one", [VP(), VE(0.03, 80.0), EDM(0.03, 80.0), Flow(), SubVP()], ids=["vp", "ve", "edm", "flow", "subvp"]
+)
+def test_errors_fall_as_theory_says(one: Schedule, mixture: Mixture) -> None:
+    model = mixture(one)
+    grid = between(one, 10.0, 0.1, 241)
     x = model.sample(64, seed=0, t=grid[0])
     truth = flow_by_runge_kutta(model, x, grid)
     assert order(model, Ancestral(0.0), x, truth, 10.0, 0.1) == pytest.approx(1, abs=0.15)

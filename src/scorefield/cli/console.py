@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Self
 
+from scorefield.drawing import Progress
 from scorefield.errors import Interrupted
 from scorefield.training.loop import Step
 
@@ -62,16 +63,17 @@ class Console:
         )
         self.line(text)
 
-    def drawing(self, rows: int) -> Callable[[float], None]:
-        """What to call with the share of rows that is drawn: it shows percent, rate and time left.
+    def drawing(self, rows: int) -> Callable[[Progress], None]:
+        """What to call with how far a drawing is: it shows percent, rates of rows and of evaluations, and time left.
 
         Once a signal asked to stop it raises Interrupted, unless all is done: finished work is not thrown away.
         """
         start = shown = time.monotonic()
         pause = _TERMINAL_SECONDS if self._terminal else _PLAIN_SECONDS
 
-        def tell(share: float) -> None:
+        def tell(progress: Progress) -> None:
             nonlocal shown
+            share = progress.share
             if self._stop and share < 1:
                 raise Interrupted(f"stopped when {share:.0%} of {rows} rows were drawn, nothing was written")
             now = time.monotonic()
@@ -81,6 +83,7 @@ class Console:
             taken = now - start
             self.line(
                 f"{share:4.0%} of {rows} rows, {share * rows / taken:.3g} rows/s, "
+                f"{progress.evaluations / taken:.3g} evaluations/s, "
                 f"{clock(taken)} done, {clock(taken * (1 / share - 1))} left"
             )
 

@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from scorefield.samplers.presets import AnySampler
 
 
 def sample(
     run: Annotated[Path, typer.Argument(help="folder that fit made")],
     out: Annotated[Path, typer.Option(help="file (.csv .parquet .npy .npz), or a folder for PNGs")],
-    rows: Annotated[int, typer.Option(min=1, help="how many")] = 1000,
-    sampler: Annotated[str | None, typer.Option(help="ddpm, ddim, ancestral, euler, heun or langevin")] = None,
-    steps: Annotated[int | None, typer.Option(help="noise levels of the sampler")] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="how many; 1000 by default")] = None,
+    sampler: Annotated[str | None, typer.Option(help="auto, fitted, heun, ddpm, langevin, adaptive …")] = None,
+    steps: Annotated[int | None, typer.Option(help="noise levels; of a fitted solver, the most evaluations")] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="distance from the exact paths, in units of the data's deviation")
+    ] = None,
     given: Annotated[list[str] | None, typer.Option(metavar="COL=VALUE", help="value of a condition")] = None,
+    start: Annotated[str | None, typer.Option(metavar="DATA", help="vary these rows, with --noise")] = None,
+    noise: Annotated[float | None, typer.Option(help="with --start: σ of the noise that they are varied by")] = None,
+    trajectory: Annotated[Path | None, typer.Option(metavar="FILE", help="also write every level, .npz")] = None,
     seed: Annotated[int, typer.Option(min=0, help="of all randomness")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
 ) -> None:
     """Draw rows from the model in RUN, in the form of the data it was trained on."""
     from scorefield.cli.options import pairs
+    from scorefield.errors import OptionError
 
     values = pairs(given or [], "--given")
+    if (start is None) != (noise is None):
+        raise OptionError("--start and --noise go together: rows to vary, and by how much")
+    if start is not None and (rows is not None or values or trajectory is not None or tolerance is not None):
+        raise OptionError(
+            "--start takes its rows and their conditions from DATA: without --rows, --given, --trajectory, --tolerance"
+        )
 
     import time
 
@@ -29,14 +45,48 @@ def sample(
     from scorefield.card import short
     from scorefield.cli.console import Console
     from scorefield.data.write import check_fits, write
+    from scorefield.trajectory import Trajectory, check_levels, check_trajectory
 
     bundle = load(run, device)
     check_fits(bundle.blank(seed=seed, given=values), out)
-    start = time.perf_counter()
+    if trajectory is not None:
+        check_trajectory(trajectory, out)
+    begun = time.perf_counter()
     with Console() as console:
-        drawn = bundle.sample(
-            rows, seed=seed, given=values, sampler=sampler, steps=steps, on_progress=console.drawing(rows)
-        )
-    taken = time.perf_counter() - start
+        if start is not None and noise is not None:
+            drawn = bundle.vary(start, noise, seed=seed, sampler=sampler, steps=steps)
+        else:
+            chosen = bundle.sampler_for(sampler, steps, tolerance)
+            if trajectory is not None:
+                check_levels(chosen)
+            console.say(_chosen(chosen))
+            count = 1000 if rows is None else rows
+            levels = None if trajectory is None else Trajectory(bundle.denoiser.schedule)
+            drawn = bundle.sample(
+                count,
+                seed=seed,
+                given=values,
+                sampler=sampler,
+                steps=steps,
+                tolerance=tolerance,
+                on_progress=console.drawing(count),
+                on_step=levels,
+            )
+            if levels is not None and trajectory is not None:
+                levels.write(trajectory)
+    taken = time.perf_counter() - begun
     write(drawn, out)
-    print(f"{out}: {short(drawn)}; {taken:.1f} s, {1000 * taken / rows:.3g} ms a row")
+    print(f"{out}: {short(drawn)}; {taken:.1f} s, {1000 * taken / len(drawn):.3g} ms a row")
+
+
+def _chosen(sampler: AnySampler) -> str:
+    """What was picked, and the error to expect where it is known."""
+    from scorefield.samplers.fitted import FittedSolver
+    from scorefield.samplers.presets import Sampler
+
+    if isinstance(sampler, FittedSolver):
+        return (
+            f"sampler: fitted to the model, {sampler.steps} evaluations; rows end {sampler.error:.2g} ± "
+            f"{sampler.std_error:.1g} of the data's deviation from the exact paths"
+        )
+    return f"sampler: {sampler.name}" + (f", {sampler.steps} levels" if isinstance(sampler, Sampler) else "")

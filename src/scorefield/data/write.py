@@ -95,6 +95,19 @@ def write(data: Data, path: str | os.PathLike[str]) -> None:
         _write_file(target, _writer(data, ending, str(target)))
 
 
+def write_arrays(arrays: dict[str, np.ndarray], path: str | os.PathLike[str]) -> None:
+    """Write named arrays as .npz, beside the final name and then renamed.
+
+    Args:
+        arrays: of plain numbers.
+        path: of the file.
+
+    Raises:
+        WriteError: when the disk refuses.
+    """
+    _write_file(Path(os.fspath(path)), lambda stream: _write_npz(arrays, stream))
+
+
 def _writer(data: Data, ending: str, where: str) -> Callable[[BinaryIO], None]:
     """What writes the data to an open file, once it is known to fit."""
     if ending == ".csv":

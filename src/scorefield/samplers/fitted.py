@@ -19,7 +19,7 @@ from torch import Tensor
 
 from scorefield.errors import SamplingError
 from scorefield.model import Denoiser
-from scorefield.noise import Schedule, Time
+from scorefield.noise import Schedule, Time, times
 from scorefield.randomness import Noise
 from scorefield.samplers.loop import OnStep, sample
 
@@ -41,7 +41,7 @@ class FittedStep:
     ) -> tuple[Tensor, Memory]:
         seen = (model(x, t).x0, *(memory or ()))
         keep, *shares = self.weights[len(seen) - 1]
-        x = x * keep
+        x = times(keep, x)
         for share, x0 in zip(shares, seen, strict=False):
             x = x.add_(x0, alpha=share)
         return x, seen
@@ -57,7 +57,11 @@ class FittedSolver:
             the last time.
         error: root mean square distance of its rows from the ends of the exact paths, in units of the data's deviation,
             on noise that it was not fitted to.
-        std_error: of that.
+        std_error: of that. A few rows, which start between two modes, may miss most: where fewer than some hundred
+            judge, both may be far too small.
+
+    Raises:
+        SamplingError: for a table that is no solver, or an error that is no finite number from 0 on.
     """
 
     times: tuple[float, ...]
@@ -75,6 +79,8 @@ class FittedSolver:
                 "a fitted solver has finite falling times and for step i a factor of x and 1 to i + 1 of x0, got times "
                 f"{self.times} and rows of {[len(row) for row in self.weights]}"
             )
+        if not (0 <= self.error < math.inf and 0 <= self.std_error < math.inf):
+            raise SamplingError(f"a fitted solver has a finite error, got {self.error} ± {self.std_error}")
 
     @property
     def name(self) -> str:
@@ -87,8 +93,18 @@ class FittedSolver:
         return len(self.times)
 
     def grid(self, schedule: Schedule) -> Tensor:
-        """Its times and, where a step leads on from the last of them, t_min, which stands for the data, float64."""
+        """Its times and, where a step leads on from the last of them, t_min, which stands for the data, float64.
+
+        Raises:
+            SamplingError: for a schedule that does not have these times, or no level below them for the last step.
+        """
         ends = (schedule.t_min,) * (len(self.weights) == len(self.times))
+        low = self.times[-1] > schedule.t_min if ends else self.times[-1] >= schedule.t_min
+        if not low or self.times[0] > schedule.t_max:
+            raise SamplingError(
+                f"this solver was fitted to times from {self.times[0]:g} to {self.times[-1]:g}, the schedule has "
+                f"t_max = {schedule.t_max:g} and t_min = {schedule.t_min:g}"
+            )
         return torch.tensor((*self.times, *ends), dtype=torch.float64)
 
     def __call__(
@@ -132,6 +148,11 @@ class FittedSolver:
         Raises:
             SamplingError: for what is no solver.
         """
-        weights = tuple(tuple(float(value) for value in row) for row in fields["weights"])
-        times = tuple(float(t) for t in fields["times"])
-        return FittedSolver(times, weights, float(fields["error"]), float(fields["std_error"]))
+        try:
+            weights = tuple(tuple(map(float, row)) for row in fields["weights"])
+            times, error, std_error = tuple(map(float, fields["times"])), fields["error"], fields["std_error"]
+            return FittedSolver(times, weights, float(error), float(std_error))
+        except (KeyError, TypeError, ValueError) as wrong:
+            raise SamplingError(
+                f"a fitted solver has numbers `times`, `weights`, `error` and `std_error`, got {fields}"
+            ) from wrong

@@ -43,7 +43,7 @@ def fit_solver(paths: Paths, grid: Grid, steps: int) -> FittedSolver:
     # The last evaluation is above t_min, and a step leads on from it; or at t_min, where the data are thin.
     endings = [grid(schedule, steps + 1)[:-1].tolist()] + ([grid(schedule, steps).tolist()] if steps > 1 else [])
     fits = [(times, *regress(paths, times, learn)) for times in endings]
-    times, weights, ends = min(fits, key=lambda fit: _distance(fit[2][learn], paths.end[learn])[0])
+    times, weights, ends = min(fits, key=lambda fit: _distance(fit[2], paths.end)[0])
     error, std_error = _distance(ends[judge], paths.end[judge])
     rows = tuple(tuple(row.tolist()) for row in weights)
     return FittedSolver(tuple(times), rows, error / sigma_data, std_error / sigma_data)
@@ -55,35 +55,89 @@ def regress(paths: Paths, times: Sequence[float], rows: slice) -> tuple[list[Ten
 
     Args:
         paths: exact ones.
-        times: from the first level down; at the last level of the paths the estimate is taken as it is.
+        times: falling, on the way of the paths; at their last level the estimate is taken as it is.
         rows: that are learnt from.
 
     Returns:
         for each step its weights, x's first and then those of the newest estimate on, float64; and the ends of all
         rows, (B, *shape).
     """
-    x, weights = paths.start, list[Tensor]()
+    # Another grid may begin below the paths, as those that are even in log σ/α do for a flow.
+    x = paths.start if times[0] == float(paths.times[0]) else paths.at(times[0])
+    weights = list[Tensor]()
     seen: list[Tensor] = []
+    fit = _LeastSquares(len(times), paths.model.sigma_data)
     for place, t in enumerate(times):
         seen.insert(0, paths.model(x, t).x0)
         if t <= float(paths.times[-1]):
             return weights, seen[0]
         target = paths.end if place + 1 == len(times) else paths.at(times[place + 1])
-        columns = [x, *seen]
-        row = _least_squares([column[rows] for column in columns], target[rows])
-        weights.append(row)
-        x = sum((column * float(weight) for column, weight in zip(columns, row, strict=True)), torch.zeros_like(x))
+        fit.add(seen[0][rows])
+        weights.append(fit.solve(x[rows], target[rows]))
+        columns = zip([x, *seen], weights[-1].tolist(), strict=True)
+        x = sum((column * weight for column, weight in columns), torch.zeros_like(x))
     return weights, x
 
 
-def _least_squares(columns: Sequence[Tensor], target: Tensor) -> Tensor:
-    """argmin ‖Σ w_k column_k − target‖², by QR in float64 with columns of unit length, a ridge keeping w small."""
-    matrix = torch.stack([column.flatten() for column in columns], 1).double().cpu()
-    lengths = torch.linalg.vector_norm(matrix, dim=0).clamp(min=torch.finfo(torch.float64).tiny)
-    ridge = math.sqrt(_RIDGE) * torch.eye(len(columns), dtype=torch.float64)
-    matrix = torch.cat((matrix / lengths, ridge))
-    goal = torch.cat((target.flatten().double().cpu(), torch.zeros(len(columns), dtype=torch.float64)))
-    return torch.linalg.lstsq(matrix, goal.unsqueeze(1)).solution.squeeze(1) / lengths
+class _LeastSquares:
+    """argmin ‖w x + Σ w_j x̂0_j − target‖² in float64, w kept small, one more x̂0_j with each x and target.
+
+    By Gram and Schmidt's modified method with the target as its last column, which is as stable as Householder's
+    (Björck 1967) and made of sums whose order is fixed: a fit is the same to the last bit when it is made again. What
+    is made of the x̂0_j is kept for the steps that follow.
+
+    Args:
+        most: the most x̂0_j there will be.
+        unit: of all entries. Columns are measured in their root mean square or this, whichever is more: where no data
+            are left, x̂0 may be nothing but rounding, which no weight should raise.
+    """
+
+    def __init__(self, most: int, unit: float) -> None:
+        self.most, self.unit = most, unit
+        self.basis: list[Tensor] = []  # orthonormal
+        self.upper: list[list[float]] = []  # of each x̂0_j, its parts along the basis
+        self.lengths: list[float] = []
+
+    def add(self, x0: Tensor) -> None:
+        """One more x̂0_j, (B, *shape)."""
+        column, length = self._measured(x0, len(self.basis))
+        parts, rest = self._parts(column, self.basis)
+        norm = float(torch.linalg.vector_norm(rest))
+        self.basis.append(rest / norm)
+        self.upper.append([*parts, norm])
+        self.lengths.append(length)
+
+    def solve(self, x: Tensor, target: Tensor) -> Tensor:
+        """The weights of x and of the x̂0_j, the newest first, (1 + number of x̂0_j,) float64."""
+        column, length = self._measured(x, self.most)
+        parts, rest = self._parts(column, self.basis)
+        norm = float(torch.linalg.vector_norm(rest))
+        goal = torch.cat((target.flatten().double().cpu(), torch.zeros(self.most + 1, dtype=torch.float64)))
+        sides, _ = self._parts(goal, [*self.basis, rest / norm])
+        count = len(self.basis) + 1
+        upper = torch.zeros(count, count, dtype=torch.float64)
+        for place, along in enumerate([*self.upper, [*parts, norm]]):
+            upper[: place + 1, place] = torch.tensor(along, dtype=torch.float64)
+        side = torch.tensor(sides, dtype=torch.float64).unsqueeze(1)
+        solution = torch.linalg.solve_triangular(upper, side, upper=True).squeeze(1)
+        return (solution / torch.tensor([*self.lengths, length], dtype=torch.float64)).flip(0)
+
+    def _measured(self, values: Tensor, place: int) -> tuple[Tensor, float]:
+        """A column of about unit length with its part of the ridge, and the length that it was divided by."""
+        column = values.flatten().double().cpu()
+        length = max(float(torch.linalg.vector_norm(column)), self.unit * math.sqrt(len(column)))
+        ridge = torch.zeros(self.most + 1, dtype=torch.float64)
+        ridge[place] = math.sqrt(_RIDGE)
+        return torch.cat((column / length, ridge)), length
+
+    @staticmethod
+    def _parts(column: Tensor, basis: Sequence[Tensor]) -> tuple[list[float], Tensor]:
+        """The parts of a column along a basis, and what is left of it."""
+        parts = []
+        for q in basis:
+            parts.append(float((q * column).sum()))
+            column = column - parts[-1] * q
+        return parts, column
 
 
 def _distance(ends: Tensor, truth: Tensor) -> tuple[float, float]:

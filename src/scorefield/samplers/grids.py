@@ -63,8 +63,13 @@ def straight(schedule: Schedule, steps: int, rho: float = 1.4, scale: float = 1.
         steps: how many.
         rho: ρ, 1 for even steps of u; more for more levels near the data.
         scale: c, about the deviation of the data.
+
+    Raises:
+        SamplingError: for fewer than two steps, and ρ or c that are not positive and finite.
     """
     _check_steps(steps)
+    if not (0 < rho < math.inf and 0 < scale < math.inf):
+        raise SamplingError(f"an even grid of u^(1/ρ) needs a positive ρ and scale, got {rho} and {scale}")
     level = schedule.at(torch.tensor((schedule.t_max, schedule.t_min), dtype=torch.float64))
     high, low = ((level.sigma / (scale * level.alpha + level.sigma)) ** (1 / rho)).tolist()
     u = torch.linspace(high, low, steps, dtype=torch.float64)[1:-1] ** rho
@@ -138,6 +143,29 @@ def restart(schedule: Schedule, grid: Tensor, low: float, high: float, *, times:
         )
     again = karras(schedule, steps, between=(top, float(grid[place])))
     return torch.cat((grid[: place + 1], *[again] * times, grid[place + 1 :]))
+
+
+def resample(grid: Tensor, jump: int, times: int) -> Tensor:
+    """A grid that goes every `jump` steps down `times` times: back up, and down again, as RePaint does.
+
+    Lugmayr et al. 2022, Algorithm 1, arXiv:2201.09865, who rise step by step; one rise has the same law. Where a
+    constraint is put on rows at each level, going down again brings the rest of a row in line with it.
+
+    Args:
+        grid: levels, (N,) float64, falling.
+        jump: j, steps of a way down that is repeated.
+        times: r, how often each is walked; 1 leaves the grid as it is.
+
+    Raises:
+        SamplingError: for fewer than one step or time.
+    """
+    if jump < 1 or times < 1:
+        raise SamplingError(f"resampling needs at least 1 step and 1 time, got {jump} and {times}")
+    parts = [grid[:1]]
+    for first in range(0, len(grid) - 1, jump):
+        down = grid[first + 1 : first + jump + 1]
+        parts += [down, *[grid[first : first + 1], down] * (times - 1)]
+    return torch.cat(parts)
 
 
 def _sigmas(schedule: Schedule, steps: int, edges: Edges) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,8 @@ measurement asks the model nothing.
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,7 @@ from scorefield.parametrization import X0
 from scorefield.samplers.paths import Paths
 
 _FLOOR = 0.05  # of the mean of m, below which no step grows: a polynomial may fit by luck where few paths are seen
+_LEAST = 1e-30  # of m, so that where no step misses anything, as with data of one point, levels are even in u
 
 
 @dataclass(frozen=True)
@@ -32,13 +35,32 @@ class MeasuredGrid:
     Args:
         times: falling, from t_max to t_min.
         shares: ∫ m from the first to each, over the whole, growing from 0 to 1.
+
+    Raises:
+        SamplingError: for a table that is not so.
     """
 
     times: tuple[float, ...]
     shares: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        finite = all(math.isfinite(value) for value in (*self.times, *self.shares))
+        falling = all(a > b for a, b in itertools.pairwise(self.times))
+        growing = all(a < b for a, b in itertools.pairwise(self.shares))
+        alike = len(self.times) == len(self.shares) >= 2 and (self.shares[0], self.shares[-1]) == (0, 1)
+        if not (alike and finite and falling and growing):
+            raise SamplingError(
+                "a measured grid has finite falling times and as many shares growing from 0 to 1, got times "
+                f"{self.times} and shares {self.shares}"
+            )
+
     def __call__(self, schedule: Schedule, steps: int) -> Tensor:
-        """(steps,) float64 falling, from the first time to the last."""
+        """(steps,) float64 falling, from the first time to the last.
+
+        Args:
+            schedule: that of the model it was measured on.
+            steps: how many, at least 2.
+        """
         if steps < 2:
             raise SamplingError(f"a grid has at least 2 levels, got {steps}")
         times, shares = (torch.tensor(part, dtype=torch.float64) for part in (self.times, self.shares))
@@ -54,8 +76,16 @@ class MeasuredGrid:
 
     @staticmethod
     def from_json(fields: dict[str, Any]) -> MeasuredGrid:
-        """From what `to_json` gave."""
-        return MeasuredGrid(tuple(map(float, fields["times"])), tuple(map(float, fields["shares"])))
+        """From what `to_json` gave.
+
+        Raises:
+            SamplingError: for what is no grid.
+        """
+        try:
+            times, shares = (tuple(map(float, fields[name])) for name in ("times", "shares"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise SamplingError(f"a measured grid has lists of numbers `times` and `shares`, got {fields}") from error
+        return MeasuredGrid(times, shares)
 
 
 @torch.no_grad()
@@ -64,26 +94,46 @@ def measure_grid(paths: Paths, order: int = 3, scale: float = 1.0) -> MeasuredGr
 
     Args:
         paths: exact ones, of more levels than the order.
-        order: k of (1).
+        order: k of (1), at least 1.
         scale: c of u, in units of the data's deviation.
+
+    Raises:
+        SamplingError: for another order or scale, and for too few levels.
     """
+    if order < 1 or not 0 < scale < math.inf:
+        raise SamplingError(f"a grid is measured with an order from 1 on and a positive scale, got {order} and {scale}")
     c = scale * paths.model.sigma_data
-    level = paths.model.schedule.at(paths.times)
+    schedule = paths.model.schedule
+    level = schedule.at(paths.times)
     u = level.sigma / (c * level.alpha + level.sigma)
+    kept = _apart(u)
+    if len(kept) <= order:
+        raise SamplingError(f"a grid of order {order} is measured on at least {order + 1} levels, got {len(kept)}")
+    x, x0, seen = paths.x[kept], paths.x0[kept], u[kept]
     # Divided differences, each of k + 1 levels: dᵏv/duᵏ over k! at their middle.
     differences = torch.stack(
         [
-            mix(c, X0.split(x0, x, one).epsilon, -1.0, x0).double().flatten()
-            for x, x0, one in zip(paths.x, paths.x0, level.each(), strict=True)
+            mix(c, X0.split(clean, noisy, one).epsilon, -1.0, clean).double().flatten()
+            for noisy, clean, one in zip(x, x0, schedule.at(paths.times[kept]).each(), strict=True)
         ]
     )
     for gap in range(1, order + 1):
-        differences = differences.diff(dim=0) / (u[gap:] - u[:-gap]).unsqueeze(1)
+        differences = differences.diff(dim=0) / (seen[gap:] - seen[:-gap]).unsqueeze(1)
     rate = differences.square().mean(1).sqrt() ** (1 / (order + 1))
-    middles = u.unfold(0, order + 1, 1).mean(1)
+    middles = seen.unfold(0, order + 1, 1).mean(1)
     # As far as the nearest one that is known, above and below those.
     nearest = (u.unsqueeze(1) - middles).abs().argmin(1)
     m = rate[nearest]
-    m = m.clamp(min=_FLOOR * float(m.mean()))
+    m = m.clamp(min=max(_FLOOR * float(m.mean()), _LEAST))
     total = torch.cat((u.new_zeros(1), ((m[1:] + m[:-1]) / 2 * (u[:-1] - u[1:])).cumsum(0)))
     return MeasuredGrid(tuple(paths.times.tolist()), tuple((total / total[-1]).tolist()))
+
+
+def _apart(u: Tensor) -> list[int]:
+    """Levels at least half an even step of u apart, of nearer ones the first: rounding is divided by steps to the k."""
+    least = float(u[0] - u[-1]) / (2 * (len(u) - 1))
+    kept = [0]
+    for place, here in enumerate(u.tolist()):
+        if float(u[kept[-1]]) - here >= least:
+            kept.append(place)
+    return kept

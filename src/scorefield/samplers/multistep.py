@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -28,7 +29,7 @@ from torch import Tensor
 
 from scorefield.errors import SamplingError
 from scorefield.model import Denoiser
-from scorefield.noise import Schedule, Time
+from scorefield.noise import Schedule, Time, times
 from scorefield.randomness import Noise
 
 Weights = Callable[[Sequence[float], float], list[float]]
@@ -239,12 +240,18 @@ def _down(x: Tensor, now: _Place, below: _Place, seen: Memory, weights: Weights,
     h, rate = below.log_ratio - now.log_ratio, 1 + eta
     if math.isinf(h):
         seen = seen[:1]
-    w = weights([rate * (below.log_ratio - one.log_ratio) for one in seen], rate * h)
+    w = _kept_weights(weights, tuple(rate * (below.log_ratio - one.log_ratio) for one in seen), rate * h)
     kept = below.sigma / now.sigma * (math.exp(-eta * h) if eta else 1.0)
-    x = _add(x * kept, [below.alpha * value for value in w], seen)
+    x = _add(times(kept, x), [below.alpha * value for value in w], seen)
     if eta:
         x = torch.add(x, noise.like(x), alpha=below.sigma * math.sqrt(-math.expm1(-2 * eta * h)))
     return x
+
+
+@lru_cache(maxsize=4096)
+def _kept_weights(weights: Weights, nodes: tuple[float, ...], length: float) -> list[float]:
+    """A grid is walked again and again, so its weights are kept."""
+    return weights(nodes, length)
 
 
 def _add(x: Tensor, factors: Sequence[float], seen: Memory) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,13 +12,47 @@ from torch import Tensor
 from scorefield.model import Denoiser
 from scorefield.noise import Schedule
 from scorefield.samplers import grids
+from scorefield.samplers.adaptive import AdaptiveFlow, AdaptiveSDE
 from scorefield.samplers.langevin import Langevin, ncsnv2_size, snr_size
 from scorefield.samplers.loop import Corrector, OnStep, Predictor, sample
 from scorefield.samplers.multistep import DPMSolver2M, ExponentialAdams, UniPC
 from scorefield.samplers.predictors import Ancestral, Euler, Heun
 from scorefield.samplers.stochastic import ConsistentAnnealed, EulerMaruyama, ReverseDiffusion
+from scorefield.samplers.straight import StraightAdams
+from scorefield.samplers.walkback import AncestralReconstruction, WalkBack
 
 MOVES = 5  # Langevin moves at a level, as NCSNv2 has them for images
+
+
+class AnySampler(Protocol):
+    """A way to draw rows: a `Sampler`, a `FittedSolver`, an `AdaptiveFlow` or an `AdaptiveSDE`."""
+
+    @property
+    def name(self) -> str:
+        """As the command line calls it."""
+        ...
+
+    def __call__(
+        self,
+        model: Denoiser,
+        rows: int | range,
+        shape: Sequence[int],
+        *,
+        seed: int,
+        device: torch.device | str = "cpu",
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Draw rows of a shape, (B, *shape).
+
+        Args:
+            model: the denoiser, with conditions bound.
+            rows: how many rows, or which: row i is the same whatever rows are drawn with it.
+            shape: of one row.
+            seed: of all randomness.
+            device: of the result.
+            on_step: as in `sample`; t is (B,) for samplers whose rows have times of their own.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -42,6 +77,12 @@ class Sampler:
         """The same with another number of levels."""
         return replace(self, steps=steps)
 
+    def parts(self, schedule: Schedule) -> tuple[Tensor, Predictor | None, Corrector | None]:
+        """The grid, the predictor and the corrector for a schedule, as `sample` takes them."""
+        grid = self.grid(schedule, self.steps)
+        level = schedule.at(grid)
+        return grid, self.predictor, None if self.corrector is None else self.corrector(level.sigma / level.alpha)
+
     def __call__(
         self,
         model: Denoiser,
@@ -53,10 +94,7 @@ class Sampler:
         on_step: OnStep | None = None,
     ) -> Tensor:
         """Draw rows of a shape, (B, *shape); as `sample`."""
-        grid = self.grid(model.schedule, self.steps)
-        level = model.schedule.at(grid)
-        corrector = None if self.corrector is None else self.corrector(level.sigma / level.alpha)
-        return sample(model, rows, shape, grid, self.predictor, corrector, seed=seed, device=device, on_step=on_step)
+        return sample(model, rows, shape, *self.parts(model.schedule), seed=seed, device=device, on_step=on_step)
 
 
 def ddpm(steps: int = 1000) -> Sampler:
@@ -149,6 +187,38 @@ def consistent_annealed(steps: int = 250, pace: float = 3.0) -> Sampler:
     return Sampler("consistent_annealed", steps, grids.geometric, ConsistentAnnealed(pace))
 
 
+def straight_adams(steps: int = 20) -> Sampler:
+    """Adams–Bashforth of third order on straight paths (`straight`)."""
+    return Sampler("straight_adams", steps, grids.straight, StraightAdams(3))
+
+
+def restart(steps: int = 18, times: int = 2) -> Sampler:
+    """Heun on Karras' grid, that comes back from σ/α = 0.3 to 1 twice (Xu et al. 2023, arXiv:2306.14878).
+
+    Args:
+        steps: number of levels of the way down; of those on each way down again there are a third as many.
+        times: how often.
+    """
+
+    def grid(schedule: Schedule, count: int) -> Tensor:
+        down = grids.karras(schedule, count)
+        return grids.restart(schedule, down, 0.3, 1.0, times=times, steps=max(2, count // 3))
+
+    return Sampler("restart", steps, grid, Heun())
+
+
+def walk_back(steps: int = 20, moves: int = 2, inner: int = 10) -> Sampler:
+    """Walk-back chains (Bengio et al. 2014, arXiv:1306.1091), annealed: at each level reconstruct, noise, and again.
+
+    Args:
+        steps: number of levels.
+        moves: at each.
+        inner: steps of each reconstruction.
+    """
+    chain = WalkBack(AncestralReconstruction(inner), moves)
+    return Sampler("walk_back", steps, grids.geometric, None, lambda sigmas: chain)
+
+
 def annealed_langevin(steps: int = 100, moves: int = MOVES, size: float | None = None) -> Sampler:
     """Annealed Langevin dynamics (Song & Ermon 2019, Algorithm 1, arXiv:1907.05600), and NCSNv2's way to its step.
 
@@ -165,7 +235,7 @@ def annealed_langevin(steps: int = 100, moves: int = MOVES, size: float | None =
     return Sampler("langevin", steps, grids.geometric, None, corrector)
 
 
-SAMPLERS: dict[str, Callable[[], Sampler]] = {
+SAMPLERS: dict[str, Callable[[], Sampler | AdaptiveFlow | AdaptiveSDE]] = {
     "ddpm": ddpm,
     "ddim": ddim,
     "ancestral": ancestral,
@@ -182,5 +252,10 @@ SAMPLERS: dict[str, Callable[[], Sampler]] = {
     "dpmpp_3m_sde": dpmpp_3m_sde,
     "unipc": unipc,
     "exponential_adams": exponential_adams,
+    "straight_adams": straight_adams,
+    "adaptive": AdaptiveFlow,
+    "adaptive_sde": AdaptiveSDE,
+    "restart": restart,
+    "walk_back": walk_back,
     "langevin": annealed_langevin,
 }

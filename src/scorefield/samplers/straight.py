@@ -12,14 +12,16 @@ is Euler's method on a flow, and DDIM.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from torch import Tensor
 
 from scorefield.errors import SamplingError
 from scorefield.model import Denoiser
-from scorefield.noise import NoiseLevel, Time, mix
+from scorefield.noise import NoiseLevel, Time, mix, times
 from scorefield.randomness import Noise
 from scorefield.samplers.multistep import lagrange
 
@@ -46,6 +48,9 @@ class StraightAdams:
     Args:
         order: number of slopes that the polynomial goes through, 1 to 5.
         scale: c; the model's `sigma_data` by default.
+
+    Raises:
+        SamplingError: for another order or scale, and when called for a step that is not down.
     """
 
     order: int = 3
@@ -54,8 +59,8 @@ class StraightAdams:
     def __post_init__(self) -> None:
         if isinstance(self.order, bool) or not isinstance(self.order, int) or not 1 <= self.order <= 5:
             raise SamplingError(f"order must be a whole number from 1 to 5, got {self.order}")
-        if self.scale is not None and not self.scale > 0:
-            raise SamplingError(f"scale must be positive, got {self.scale}")
+        if self.scale is not None and not 0 < self.scale < math.inf:
+            raise SamplingError(f"scale must be positive and finite, got {self.scale}")
 
     def __call__(
         self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: Memory | None, noise: Noise
@@ -67,11 +72,16 @@ class StraightAdams:
         estimate = model(x, t)
         past = memory if memory and memory[0].u > u_t else ()  # nothing after a walk that went up again
         seen = (Slope(u_t, mix(c, estimate.epsilon, -1.0, estimate.x0)), *past)[: self.order]
-        nodes, h = [one.u - u_t for one in seen], u_s - u_t
-        x = x * (r_s / r_t)
-        for basis, one in zip(lagrange(nodes, h), seen, strict=True):
-            x = x.add_(one.v, alpha=r_s * h * sum(value / (n + 1) for n, value in enumerate(basis)))
+        x = times(r_s / r_t, x)
+        for weight, one in zip(_weights(tuple(one.u - u_t for one in seen), u_s - u_t), seen, strict=True):
+            x = x.add_(one.v, alpha=r_s * weight)
         return x, seen
+
+
+@lru_cache(maxsize=4096)
+def _weights(nodes: tuple[float, ...], h: float) -> list[float]:
+    """b_j of (2); a grid is walked again and again, so they are kept."""
+    return [h * sum(value / (n + 1) for n, value in enumerate(basis)) for basis in lagrange(nodes, h)]
 
 
 def _place(level: NoiseLevel, c: float) -> tuple[float, float]:

@@ -1,0 +1,123 @@
+"""Drawing many rows: in chunks that fit into memory, telling how far it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from scorefield.chunks import in_chunks
+from scorefield.model import Denoiser
+from scorefield.noise import Schedule
+from scorefield.samplers.fitted import FittedSolver
+from scorefield.samplers.loop import OnStep
+from scorefield.samplers.presets import AnySampler, Sampler
+
+_CHUNK = 1 << 18  # numbers drawn at a time on a processor: what its caches still serve
+_ACCELERATED = 8  # times as many on an accelerator, which is idle with less
+_MOST_ROWS = 16_384
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a drawing is.
+
+    Args:
+        share: of all rows that is done, in [0, 1].
+        evaluations: of the model so far, counted for each row.
+    """
+
+    share: float
+    evaluations: int
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def chunk_rows(shape: Sequence[int], device: torch.device) -> int:
+    """How many rows of a shape are drawn at a time."""
+    most = _CHUNK if device.type == "cpu" else _ACCELERATED * _CHUNK
+    return max(1, min(_MOST_ROWS, most // max(1, math.prod(shape))))
+
+
+def draw(
+    model_of: Callable[[range], Denoiser],
+    sampler: AnySampler,
+    rows: int,
+    shape: Sequence[int],
+    *,
+    seed: int,
+    device: torch.device,
+    counted: nn.Module,
+    on_progress: OnProgress | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Draw rows, (rows, *shape) on the host.
+
+    Args:
+        model_of: the denoiser for some rows, with their conditions bound.
+        sampler: how.
+        rows: how many.
+        shape: of one row.
+        seed: of all randomness.
+        device: of the model.
+        counted: the module whose calls are evaluations.
+        on_progress: called after each step of the sampler, and after each chunk; what it raises stops the drawing.
+        on_step: as in `samplers.loop.sample`, called for each chunk; where one is tried again as memory ran out, from
+            its first step.
+    """
+    count = _Count()
+    handle = counted.register_forward_hook(count.add)
+    drawn = []
+
+    def work(part: range) -> Tensor:
+        model = model_of(part)
+        share = _share_of(sampler, model.schedule)
+
+        def tell(step: int, t: Tensor, x: Tensor, x0: Tensor | None) -> None:
+            if on_progress is not None:
+                done = part.start + len(part) * share(step, t)
+                on_progress(Progress(done / rows, count.rows))
+            if on_step is not None:
+                on_step(step, t, x, x0)
+
+        listens = on_progress is not None or on_step is not None
+        return sampler(model, part, shape, seed=seed, device=device, on_step=tell if listens else None).cpu()
+
+    try:
+        for part, x in in_chunks(range(rows), chunk_rows(shape, device), work):
+            drawn.append(x)
+            if on_progress is not None:
+                on_progress(Progress(part.stop / rows, count.rows))
+    finally:
+        handle.remove()
+    return torch.cat(drawn)
+
+
+@dataclass
+class _Count:
+    """Rows that a module was called with."""
+
+    rows: int = field(default=0)
+
+    def add(self, module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
+        self.rows += len(inputs[0])
+
+
+def _share_of(sampler: AnySampler, schedule: Schedule) -> Callable[[int, Tensor], float]:
+    """What share of a walk is done when a step is left, or where rows have times of their own when they are there."""
+    if isinstance(sampler, Sampler | FittedSolver):
+        levels = len(sampler.parts(schedule)[0] if isinstance(sampler, Sampler) else sampler.grid(schedule))
+        return lambda step, t: step / levels
+    ends = schedule.at(torch.tensor((schedule.t_min, schedule.t_max), dtype=torch.float64))
+    low, high = torch.atan2(ends.sigma, ends.alpha).sqrt().sqrt().tolist()
+
+    def share(step: int, t: Tensor) -> float:
+        level = schedule.at(t)
+        u = float(torch.atan2(level.sigma, level.alpha).sqrt().sqrt().mean())
+        return min(1.0, max(0.0, (high - u) / (high - low)))
+
+    return share

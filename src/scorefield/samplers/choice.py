@@ -1,0 +1,82 @@
+"""Solvers fitted to one model for several numbers of evaluations, and which of them to take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from scorefield.errors import OptionError, SamplingError
+from scorefield.model import Denoiser
+from scorefield.samplers.fitted import FittedSolver
+from scorefield.samplers.fitting import fit_solver
+from scorefield.samplers.measured import measure_grid
+from scorefield.samplers.paths import INTERVALS, follow
+
+TOLERANCE = 0.01  # of the data's deviation: far below what training leaves, and cheap
+COUNTS = (4, 5, 6, 8, 10, 12, 16, 20, 25, 32, 50)
+# Evaluations that a path of `fit_solvers` costs: itself, and each solver with either ending.
+COST = INTERVALS + 7 + sum(2 * count for count in COUNTS)
+
+_FAR = 1 << 40  # a row that nobody draws: solvers are not fitted to the rows that they will be asked for
+
+
+@dataclass(frozen=True)
+class Solvers:
+    """Solvers fitted to a model.
+
+    Args:
+        fitted: fewest evaluations first, at least one.
+    """
+
+    fitted: tuple[FittedSolver, ...]
+
+    def __post_init__(self) -> None:
+        steps = [solver.steps for solver in self.fitted]
+        if not steps or any(a >= b for a, b in pairwise(steps)):
+            raise SamplingError(f"fitted solvers are at least one, fewest evaluations first, got {steps}")
+
+    def within(self, tolerance: float) -> FittedSolver:
+        """The one of fewest evaluations whose rows end as near as this to the exact paths, or else the nearest.
+
+        Args:
+            tolerance: root mean square distance in units of the data's deviation.
+        """
+        near = [solver for solver in self.fitted if solver.error <= tolerance]
+        return near[0] if near else min(self.fitted, key=lambda solver: solver.error)
+
+    def at_most(self, steps: int) -> FittedSolver:
+        """The nearest one of at most so many evaluations.
+
+        Raises:
+            OptionError: where all have more.
+        """
+        cheap = [solver for solver in self.fitted if solver.steps <= steps]
+        if not cheap:
+            fewest = self.fitted[0].steps
+            raise OptionError(f"solvers are fitted to this model for {fewest} evaluations and more, got {steps}")
+        return min(cheap, key=lambda solver: solver.error)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Plain values, as they are in solvers.json."""
+        return [solver.to_json() for solver in self.fitted]
+
+    @staticmethod
+    def from_json(fields: list[dict[str, Any]]) -> Solvers:
+        """From what `to_json` gave."""
+        return Solvers(tuple(FittedSolver.from_json(each) for each in fields))
+
+
+def fit_solvers(model: Denoiser, rows: int, shape: Sequence[int], *, seed: int) -> Solvers:
+    """Fit solvers of `COUNTS` evaluations to a model, along paths from draws of their own.
+
+    Args:
+        model: the denoiser, with conditions bound for these rows.
+        rows: number of paths; each asks the model `COST` times.
+        shape: of one row.
+        seed: of the first draws.
+    """
+    paths = follow(model, range(_FAR, _FAR + rows), shape, seed=seed)
+    grid = measure_grid(paths)
+    return Solvers(tuple(fit_solver(paths, grid, steps) for steps in COUNTS))
