@@ -198,11 +198,11 @@ def problems(names: list[str], run: str | None, rows: int | None) -> list[Proble
     found = []
     for name in names:
         if name == "2d":
-            made = Problem(name, mixture_2d(), (2,), 1024, 64, 512, 2048, torch.float64, 300, 1e-5)
+            made = Problem(name, mixture_2d(), (2,), 1024, 64, 512, 8192, torch.float64, 300, 1e-5)
         elif name == "64d":
-            made = Problem(name, mixture_64d(), (64,), 1024, 32, 256, 1024, torch.float64, 240, 1e-5)
+            made = Problem(name, mixture_64d(), (64,), 1024, 32, 256, 2048, torch.float64, 240, 1e-5)
         else:
             model, shape = image_model(run)
-            made = Problem(name, model, shape, 64, 4, 16, 64, torch.float32, 80, 1e-4)
+            made = Problem(name, model, shape, 64, 4, 16, 128, torch.float32, 80, 1e-4)
         found.append(made if rows is None else replace(made, rows=rows))
     return found

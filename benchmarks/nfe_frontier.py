@@ -1,4 +1,6 @@
-"""Claim: for a number of evaluations none of diffusers, azula and k-diffusion comes closer to the true end point.
+"""Claim: on mixtures fitted solvers end closer to the flow than diffusers, azula and k-diffusion, at 5 to 50 steps.
+
+On an image model they do at 5 to 10 and 50, and are about as close from 16 to 32.
 
 The end point of a sampler is compared with a fine solution of the probability flow from the same noise, E[x0 given x]
 at the lowest level last: root mean square distance over rows and elements, relative to the data's deviation. Problems:

@@ -464,7 +464,7 @@ def test_a_row_is_varied_the_same_in_any_chunks_and_its_noise_is_its_own(
         ({"noise": 1e-9}, OptionError, "got 1e-09"),
         ({"noise": 1e9}, OptionError, r"got 1e\+09"),
         ({"noise": 0.5, "steps": 1}, OptionError, "steps must be at least 2, got 1"),
-        ({"noise": 0.5, "sampler": "adaptive"}, OptionError, "a grid of levels, adaptive has none"),
+        ({"noise": 0.5, "sampler": "adaptive"}, OptionError, "a grid to begin in, adaptive has none"),
         ({"noise": 0.5, "sampler": "huen"}, OptionError, "'huen' is not known.*heun"),
         ({"noise": 0.5, "data": np.zeros((4, 5), np.float32)}, DataError, "shape"),
         ({"noise": 0.5, "data": np.full((4, 3), np.nan, np.float32)}, DataError, "NaN"),

@@ -18,9 +18,10 @@ import torch
 from scorefield.build import build_model, build_objective, build_sampler
 from scorefield.bundle import Bundle
 from scorefield.card import short
+from scorefield.chunks import is_out_of_memory
 from scorefield.data.kinds import Data
 from scorefield.data.read import read
-from scorefield.errors import BundleError, Interrupted, OptionError
+from scorefield.errors import BundleError, Interrupted, OptionError, SamplingError
 from scorefield.features import Features, columns_to_read
 from scorefield.noise_range import NoiseRange, measure_noise_range
 from scorefield.progress import Quiet, Reporter
@@ -39,7 +40,7 @@ _BEGUN = "fit.json"
 _REPORT_SECONDS = 0.5
 _JOURNAL_STEPS = 10
 _CHECKPOINT_SECONDS = 30.0
-_FITTING_SHARE = 0.05  # of the cost of training, for fitting solvers
+_FITTING_SHARE = 0.1  # of the cost of training, for fitting solvers
 _FEWEST_PATHS, _MOST_PATHS, _MOST_NUMBERS = 64, 2048, 1 << 18
 _FEWEST_LONG_PATHS, _LONG_ROW = 16, 256  # a long row says as much of a solver as many short ones
 _HELD_OUT_NUMBERS = 400_000  # numbers in the held-out rows of images, whose evaluation costs
@@ -131,8 +132,9 @@ def fit(
     bundle = Bundle(best, features, complete, noise_range, facts)  # type: ignore[arg-type]
     paths = _paths(complete, trainer, features)
     if paths:
-        bundle = bundle.with_solvers(paths, seed=seed)
-        report.say(_fitted(bundle))
+        bundle = _with_solvers(bundle, paths, seed, report)
+    elif complete.sampler.name in ("auto", "fitted"):
+        report.say("no solver was fitted to the model: training was too short, or rows are too long, to pay for it")
     if folder is not None:
         bundle.save(folder)
     return bundle
@@ -277,6 +279,19 @@ def _paths(recipe: Recipe, trainer: Trainer, features: Features) -> int:
     numbers = math.prod(features.codec.shape)
     paths = min(int(_FITTING_SHARE * trained / COST), _MOST_PATHS, _MOST_NUMBERS // numbers)
     return paths if paths >= (_FEWEST_PATHS if numbers < _LONG_ROW else _FEWEST_LONG_PATHS) else 0
+
+
+def _with_solvers(bundle: Bundle, paths: int, seed: int, report: Reporter) -> Bundle:
+    """The bundle with solvers fitted to it; without them where its model cannot be walked, as training is not lost."""
+    try:
+        bundle = bundle.with_solvers(paths, seed=seed)
+    except (SamplingError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, SamplingError) and not is_out_of_memory(error):
+            raise
+        report.say(f"no solver was fitted to the model: {error}")
+        return bundle
+    report.say(_fitted(bundle))
+    return bundle
 
 
 def _fitted(bundle: Bundle) -> str:

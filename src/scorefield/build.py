@@ -36,6 +36,7 @@ from scorefield.recipes import (
     Recipe,
     SamplerSettings,
 )
+from scorefield.samplers.adaptive import AdaptiveFlow
 from scorefield.samplers.choice import TOLERANCE, Solvers
 from scorefield.samplers.langevin import Langevin
 from scorefield.samplers.predictors import Ancestral
@@ -214,12 +215,12 @@ def build_sampler(
         steps: number of levels, or of evaluations of a fitted solver, instead of the recipe's or of the usual one.
         tolerance: of "auto" and "fitted", the distance that rows may end from the exact paths, in units of the data's
             deviation; of adaptive ones, the error of a step.
-        solvers: that were fitted to the model; without them "auto" is UniPC.
+        solvers: that were fitted to the model; without them "auto" is UniPC, or the adaptive flow for a tolerance.
 
     Raises:
         OptionError: for an unknown name, for options of another sampler, and for "fitted" without solvers.
     """
-    chosen = name or recipe.sampler.name
+    chosen = recipe.sampler.name if name is None else name
     own = recipe.sampler if chosen == recipe.sampler.name else SamplerSettings(name=chosen)
     if chosen != "langevin" and (own.moves is not None or own.size is not None):
         raise OptionError(f"sampler.moves and sampler.size are of langevin, not of {chosen}")
@@ -237,6 +238,8 @@ def build_sampler(
         raise OptionError("no solver was fitted to this model: choose another sampler, or train it for longer")
     if chosen in ("auto", "fitted") and solvers is not None:
         return solvers.at_most(count) if count else solvers.within(asked or TOLERANCE)
+    if chosen == "auto" and tolerance is not None:
+        return AdaptiveFlow(tolerance)
     sampler = unipc() if chosen == "auto" else _named(SAMPLERS, chosen, "sampler")()
     if not isinstance(sampler, Sampler):
         if count:

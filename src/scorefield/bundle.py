@@ -34,10 +34,9 @@ from scorefield.model import Bounded, Denoiser, NetworkDenoiser
 from scorefield.noise_range import NoiseRange
 from scorefield.recipes import Recipe, plain
 from scorefield.samplers.choice import Solvers, fit_solvers
-from scorefield.samplers.edit import vary
 from scorefield.samplers.flow import Flowed, decode, encode, slerp
 from scorefield.samplers.loop import OnStep
-from scorefield.samplers.presets import AnySampler, Sampler
+from scorefield.samplers.presets import AnySampler, Sampler, Varied
 from scorefield.storage import MANIFEST, read_files, write_files
 
 FORMAT = 1
@@ -130,15 +129,24 @@ class Bundle:
         Raises:
             OptionError: for what does not go together.
         """
-        return build_sampler(self.recipe, name, steps, tolerance, self.solvers)
+        chosen = build_sampler(self.recipe, name, steps, tolerance, self.solvers)
+        if isinstance(chosen, Sampler):
+            try:
+                chosen.parts(self.denoiser.schedule)
+            except SamplingError as error:
+                raise OptionError(f"{chosen.name} with {chosen.steps} levels: {error}") from error
+        return chosen
 
     def with_solvers(self, paths: int, *, seed: int = 0) -> Bundle:
         """The same bundle with solvers fitted to its model anew, in place of those it has.
 
         Args:
-            paths: to fit and judge them by; each costs `samplers.choice.COST` evaluations.
+            paths: at least 4, to fit and judge them by; each costs `samplers.choice.COST` evaluations. A few rows that
+                begin between modes miss most, so the error is known well from some hundreds on.
             seed: of their first draws, which are not those of `sample`.
         """
+        if paths < 4:
+            raise OptionError(f"solvers are fitted to at least 4 paths, got {paths}")
         conditions = self._conditions(range(paths), {}, seed)
         shape = self.features.codec.shape
         return replace(self, solvers=fit_solvers(self._model(conditions), paths, shape, seed=seed))
@@ -151,6 +159,7 @@ class Bundle:
         seed: int = 0,
         sampler: str | None = None,
         steps: int | None = None,
+        on_progress: OnProgress | None = None,
     ) -> Data:
         """Rows near given ones: noised up to a level and drawn again from there (SDEdit, `samplers.edit`).
 
@@ -159,6 +168,7 @@ class Bundle:
             noise: σ/α of the level, in units of the encoded data: what is coarser stays.
             seed: of all randomness.
             sampler, steps: by which to come down, a sampler with a grid; 20 levels of `straight_adams` by default.
+            on_progress: as for `sample`.
 
         Raises:
             OptionError: for a level out of the model's range and samplers without a grid.
@@ -169,27 +179,30 @@ class Bundle:
             ends = schedule.at(torch.tensor((schedule.t_min, schedule.t_max), dtype=torch.float64))
             low, high = (ends.sigma / ends.alpha).tolist()
             raise OptionError(f"noise must lie between the model's levels, {low:.3g} and {high:.3g}, got {noise:g}")
-        chosen = build_sampler(self.recipe, sampler or "straight_adams", steps)
+        chosen = self.sampler_for("straight_adams" if sampler is None else sampler, steps)
         if not isinstance(chosen, Sampler):
-            raise OptionError(f"rows are varied by a sampler with a grid of levels, {chosen.name} has none")
+            raise OptionError(f"rows are varied by a sampler with a grid to begin in, {chosen.name} has none")
         x0, conditions = self.features.encode(read(data))
-        parts, x0 = chosen.parts(schedule), x0.to(self.device)
-
-        def work(rows: range) -> Tensor:
-            here = slice(rows.start, rows.stop)
-            model = self._model(None if conditions is None else conditions[here])
-            return vary(model, x0[here], t, *parts, seed=seed, rows=rows).cpu()
-
-        size = chunk_rows(self.features.codec.shape, self.device)
-        drawn = torch.cat([x for _, x in in_chunks(range(len(x0)), size, work)])
+        drawn = draw(
+            lambda part: self._model(None if conditions is None else conditions[part.start : part.stop]),
+            Varied(chosen, x0, t),
+            len(x0),
+            self.features.codec.shape,
+            seed=seed,
+            device=self.device,
+            counted=self.denoiser,
+            on_progress=on_progress,
+        )
         return self.features.decode(drawn, conditions)
 
-    def encode(self, data: Any, *, tolerance: float = 1e-4) -> Tensor:
+    def encode(self, data: Any, *, tolerance: float = 1e-5) -> Tensor:
         """Data to noise by the probability flow: z, about N(0, I), from which `decode` makes these rows again.
 
         Args:
             data: rows like those of training, or a path to some.
-            tolerance: of a step of the flow, relative and absolute, in units of the level's deviation.
+            tolerance: of a step of the flow, relative and absolute, in units of the level's deviation. Rows come back
+                to some ten times this, and differ by as much between batches of other sizes, as the way up amplifies
+                the rounding of matrix products.
 
         Returns:
             (n, *shape).
@@ -197,7 +210,7 @@ class Bundle:
         x0, conditions = self.features.encode(read(data))
         return self._flow(encode, x0, conditions, tolerance)
 
-    def decode(self, z: Tensor, conditions: Tensor | None = None, *, tolerance: float = 1e-4) -> Data:
+    def decode(self, z: Tensor, conditions: Tensor | None = None, *, tolerance: float = 1e-5) -> Data:
         """Noise to data: the inverse of `encode`.
 
         Args:
@@ -209,7 +222,7 @@ class Bundle:
             conditions = self._conditions(range(len(z)), {}, 0)
         return self.features.decode(self._flow(decode, z, conditions, tolerance), conditions)
 
-    def interpolate(self, a: Any, b: Any, shares: Sequence[float], *, tolerance: float = 1e-4) -> list[Data]:
+    def interpolate(self, a: Any, b: Any, shares: Sequence[float], *, tolerance: float = 1e-5) -> list[Data]:
         """Rows between rows: decoded from the great circle between their encodings (`samplers.flow.slerp`).
 
         Args:

@@ -14,7 +14,7 @@ from scorefield.model import Denoiser
 from scorefield.noise import Schedule
 from scorefield.samplers.fitted import FittedSolver
 from scorefield.samplers.loop import OnStep
-from scorefield.samplers.presets import AnySampler, Sampler
+from scorefield.samplers.presets import AnySampler, Sampler, Varied
 
 _CHUNK = 1 << 18  # numbers drawn at a time on a processor: what its caches still serve
 _ACCELERATED = 8  # times as many on an accelerator, which is idle with less
@@ -27,10 +27,12 @@ class Progress:
 
     Args:
         share: of all rows that is done, in [0, 1].
+        rows: how many there will be.
         evaluations: of the model so far, counted for each row.
     """
 
     share: float
+    rows: int
     evaluations: int
 
 
@@ -80,7 +82,7 @@ def draw(
         def tell(step: int, t: Tensor, x: Tensor, x0: Tensor | None) -> None:
             if on_progress is not None:
                 done = part.start + len(part) * share(step, t)
-                on_progress(Progress(done / rows, count.rows))
+                on_progress(Progress(done / rows, rows, count.rows))
             if on_step is not None:
                 on_step(step, t, x, x0)
 
@@ -91,7 +93,7 @@ def draw(
         for part, x in in_chunks(range(rows), chunk_rows(shape, device), work):
             drawn.append(x)
             if on_progress is not None:
-                on_progress(Progress(part.stop / rows, count.rows))
+                on_progress(Progress(part.stop / rows, rows, count.rows))
     finally:
         handle.remove()
     return torch.cat(drawn)
@@ -109,8 +111,8 @@ class _Count:
 
 def _share_of(sampler: AnySampler, schedule: Schedule) -> Callable[[int, Tensor], float]:
     """What share of a walk is done when a step is left, or where rows have times of their own when they are there."""
-    if isinstance(sampler, Sampler | FittedSolver):
-        levels = len(sampler.parts(schedule)[0] if isinstance(sampler, Sampler) else sampler.grid(schedule))
+    if isinstance(sampler, Sampler | Varied | FittedSolver):
+        levels = len(sampler.grid(schedule) if isinstance(sampler, FittedSolver) else sampler.parts(schedule)[0])
         return lambda step, t: step / levels
     ends = schedule.at(torch.tensor((schedule.t_min, schedule.t_max), dtype=torch.float64))
     low, high = torch.atan2(ends.sigma, ends.alpha).sqrt().sqrt().tolist()

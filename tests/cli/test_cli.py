@@ -542,10 +542,10 @@ def test_a_first_signal_asks_a_second_stops_at_once_and_handlers_are_put_back(ki
         assert not console.should_stop()
         os.kill(os.getpid(), kind)
         assert console.should_stop()
-        tell = console.drawing(9)
+        tell = console.drawing()
         with pytest.raises(Interrupted, match="stopped when 33% of 9 rows were drawn, nothing was written"):
-            tell(Progress(3 / 9, 27))
-        tell(Progress(1.0, 81))  # finished work is not thrown away
+            tell(Progress(3 / 9, 9, 27))
+        tell(Progress(1.0, 9, 81))  # finished work is not thrown away
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), kind)
     assert {number: signal.getsignal(number) for number in before} == before
@@ -558,8 +558,8 @@ def test_a_signal_while_sampling_stops_between_steps_unless_all_is_done(
     """All rows are one chunk here: only the steps of the sampler can take up the signal."""
     true_drawing = Console.drawing
 
-    def drawing(self: Console, rows: int) -> Callable[[Progress], None]:
-        tell = true_drawing(self, rows)
+    def drawing(self: Console) -> Callable[[Progress], None]:
+        tell = true_drawing(self)
 
         def signalled(progress: Progress) -> None:
             if progress.share == 1.0 if last else 0.2 < progress.share < 0.3:
@@ -588,9 +588,9 @@ def test_drawing_shows_share_rate_and_time_left_on_a_terminal(
     for terminal, shown in ((True, ["25%", "50%"]), (False, ["50%"])):
         monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
         with Console() as console:
-            tell = console.drawing(80)
+            tell = console.drawing()
             for share in (0.0, 0.25, 0.2501, 0.5):
-                tell(Progress(share, round(share * 80 * 9)))
+                tell(Progress(share, 80, round(share * 80 * 9)))
                 now += 5.0 if share != 0.25 else 0.001
         err = capsys.readouterr().err
         lines = [line for line in err.replace("\r\033[K", "\n").splitlines() if line.strip()]

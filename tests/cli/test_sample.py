@@ -185,7 +185,7 @@ REFUSED = {
     "nan noise": (f"{VARY} --noise nan", "got nan"),
     "infinite noise": (f"{VARY} --noise inf", "got inf"),
     "noise beyond the model": (f"{VARY} --noise 1e9", "got 1e+09"),
-    "vary by adaptive": (f"{VARY} --noise 1 --sampler adaptive", "a grid of levels, adaptive has none"),
+    "vary by adaptive": (f"{VARY} --noise 1 --sampler adaptive", "a grid to begin in, adaptive has none"),
     "vary by fitted": (f"{VARY} --noise 1 --sampler fitted", "fitted"),
     "vary in one step": (f"{VARY} --noise 1 --steps 1", "steps must be at least 2, got 1"),
     "vary nothing": ("solved --out a.npy --start gone.npy --noise 1", "gone.npy: no such file"),

@@ -75,7 +75,7 @@ def test_the_cost_is_what_is_asked_and_the_errors_are_what_other_rows_show(
     handle.remove()
     assert [each.steps for each in found.fitted] == [4, 8, 20]
     # The cost of a path is counted for the usual numbers; here for three.
-    assert asked == 4000 * (COST - 2 * sum(COUNTS) + 2 * (4 + 8 + 20))
+    assert asked == 4000 * (COST - 4 * sum(COUNTS) + 4 * (4 + 8 + 20))
     paths = follow(model, range(4000), (2,), seed=1)
     for each in found.fitted:
         ends = each(model, 4000, (2,), seed=1, start=paths.start)

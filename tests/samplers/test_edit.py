@@ -68,7 +68,8 @@ def test_a_grid_is_cut_where_it_passes_the_level() -> None:
     assert starting_at(grid, 1.0).tolist() == [1]
     assert starting_at(grid, 9.0).tolist() == [9, 8, 4, 2, 1]  # as for a flow at α = 0, where no grid begins
     rising = torch.tensor([8.0, 2.0, 4.0, 2.0, 1.0], dtype=torch.float64)
-    assert starting_at(rising, 3.0).tolist() == [3, 2, 4, 2, 1]
+    assert starting_at(rising, 3.0).tolist() == [3, 2, 3, 2, 1]  # not above, which would forget more than asked
+    assert starting_at(rising, 2.0).tolist() == [2, 1]
     churned = churn(EDM(1, 8), grid, 0.4 * len(grid))
     assert starting_at(churned, 3.0).tolist()[0] == 3
 

@@ -1,6 +1,5 @@
 """The measured grid: a Gaussian's is known in closed form, and on a mixture its steps all miss about as much."""
 
-import json
 import math
 from collections.abc import Callable
 
@@ -164,13 +163,6 @@ def test_where_slopes_are_polynomials_steps_are_long_but_not_without_limit() -> 
     assert grid.shares[100] == pytest.approx(0.024, abs=0.012)
 
 
-def test_a_grid_is_kept_to_the_bit(mixture: Mixture) -> None:
-    grid = measure_grid(follow(mixture(VP()), range(4), (2,), seed=0))
-    again = MeasuredGrid.from_json(json.loads(json.dumps(grid.to_json())))
-    assert again == grid
-    assert torch.equal(again(VP(), 11), grid(VP(), 11))
-
-
 # -- faults -----------------------------------------------------------------------------------------------------------
 
 
@@ -189,17 +181,8 @@ def test_a_grid_is_kept_to_the_bit(mixture: Mixture) -> None:
     ],
 )
 def test_a_table_that_is_no_grid_is_refused(times: tuple[float, ...], shares: tuple[float, ...]) -> None:
-    for make in (MeasuredGrid, lambda a, b: MeasuredGrid.from_json({"times": list(a), "shares": list(b)})):
-        with pytest.raises(SamplingError, match="finite falling times and as many shares growing from 0 to 1"):
-            make(times, shares)
-
-
-@pytest.mark.parametrize(
-    "bad", [{}, {"times": [2.0, 1.0]}, {"times": "no", "shares": [0, 1]}, {"times": 1, "shares": 0}]
-)
-def test_what_is_no_table_is_refused(bad: dict[str, object]) -> None:
-    with pytest.raises(SamplingError, match="lists of numbers `times` and `shares`, got"):
-        MeasuredGrid.from_json(bad)
+    with pytest.raises(SamplingError, match="finite falling times and as many shares growing from 0 to 1"):
+        MeasuredGrid(times, shares)
 
 
 def test_too_few_levels_and_wrong_orders_are_refused(mixture: Mixture) -> None:

@@ -63,7 +63,7 @@ class Console:
         )
         self.line(text)
 
-    def drawing(self, rows: int) -> Callable[[Progress], None]:
+    def drawing(self) -> Callable[[Progress], None]:
         """What to call with how far a drawing is: it shows percent, rates of rows and of evaluations, and time left.
 
         Once a signal asked to stop it raises Interrupted, unless all is done: finished work is not thrown away.
@@ -73,7 +73,7 @@ class Console:
 
         def tell(progress: Progress) -> None:
             nonlocal shown
-            share = progress.share
+            share, rows = progress.share, progress.rows
             if self._stop and share < 1:
                 raise Interrupted(f"stopped when {share:.0%} of {rows} rows were drawn, nothing was written")
             now = time.monotonic()

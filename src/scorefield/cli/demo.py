@@ -47,7 +47,7 @@ def demo(
         console.say(f"{DATA}: {data.describe()}")
         bundle = fit(data, out=run, condition=["label"], seed=seed, device=device, report=console)
         began = time.perf_counter()
-        samples = bundle.sample(1000, seed=seed, on_progress=console.drawing(1000))
+        samples = bundle.sample(1000, seed=seed, on_progress=console.drawing())
         each = (time.perf_counter() - began) / len(samples)
     for name in ("samples.npz", "samples.parquet"):
         write(samples, out / name)

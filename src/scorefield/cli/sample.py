@@ -18,11 +18,11 @@ def sample(
     sampler: Annotated[str | None, typer.Option(help="auto, fitted, heun, ddpm, langevin, adaptive …")] = None,
     steps: Annotated[int | None, typer.Option(help="noise levels; of a fitted solver, the most evaluations")] = None,
     tolerance: Annotated[
-        float | None, typer.Option(help="distance from the exact paths, in units of the data's deviation")
+        float | None, typer.Option(help="error in units of the data's deviation: of rows, or of a step of adaptive")
     ] = None,
     given: Annotated[list[str] | None, typer.Option(metavar="COL=VALUE", help="value of a condition")] = None,
     start: Annotated[str | None, typer.Option(metavar="DATA", help="vary these rows, with --noise")] = None,
-    noise: Annotated[float | None, typer.Option(help="with --start: σ of the noise that they are varied by")] = None,
+    noise: Annotated[float | None, typer.Option(help="with --start: σ/α, in units of the encoded data")] = None,
     trajectory: Annotated[Path | None, typer.Option(metavar="FILE", help="also write every level, .npz")] = None,
     seed: Annotated[int, typer.Option(min=0, help="of all randomness")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
@@ -51,17 +51,17 @@ def sample(
     check_fits(bundle.blank(seed=seed, given=values), out)
     if trajectory is not None:
         check_trajectory(trajectory, out)
+    levels = None if trajectory is None else Trajectory(bundle.denoiser.schedule)
     begun = time.perf_counter()
     with Console() as console:
         if start is not None and noise is not None:
-            drawn = bundle.vary(start, noise, seed=seed, sampler=sampler, steps=steps)
+            drawn = bundle.vary(start, noise, seed=seed, sampler=sampler, steps=steps, on_progress=console.drawing())
         else:
             chosen = bundle.sampler_for(sampler, steps, tolerance)
             if trajectory is not None:
                 check_levels(chosen)
-            console.say(_chosen(chosen))
+            console.say(_chosen(chosen, tolerance))
             count = 1000 if rows is None else rows
-            levels = None if trajectory is None else Trajectory(bundle.denoiser.schedule)
             drawn = bundle.sample(
                 count,
                 seed=seed,
@@ -69,18 +69,18 @@ def sample(
                 sampler=sampler,
                 steps=steps,
                 tolerance=tolerance,
-                on_progress=console.drawing(count),
+                on_progress=console.drawing(),
                 on_step=levels,
             )
-            if levels is not None and trajectory is not None:
-                levels.write(trajectory)
     taken = time.perf_counter() - begun
     write(drawn, out)
+    if levels is not None and trajectory is not None:
+        levels.write(trajectory)
     print(f"{out}: {short(drawn)}; {taken:.1f} s, {1000 * taken / len(drawn):.3g} ms a row")
 
 
-def _chosen(sampler: AnySampler) -> str:
-    """What was picked, and the error to expect where it is known."""
+def _chosen(sampler: AnySampler, tolerance: float | None) -> str:
+    """What was picked, the error to expect where it is known, and whether it is what was asked for."""
     from scorefield.samplers.fitted import FittedSolver
     from scorefield.samplers.presets import Sampler
 
@@ -88,5 +88,6 @@ def _chosen(sampler: AnySampler) -> str:
         return (
             f"sampler: fitted to the model, {sampler.steps} evaluations; rows end {sampler.error:.2g} ± "
             f"{sampler.std_error:.1g} of the data's deviation from the exact paths"
+            + ("" if tolerance is None or sampler.error <= tolerance else "; adaptive goes further")
         )
     return f"sampler: {sampler.name}" + (f", {sampler.steps} levels" if isinstance(sampler, Sampler) else "")

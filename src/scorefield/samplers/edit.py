@@ -63,7 +63,7 @@ def vary(
 
 
 def starting_at(grid: Tensor, t: float) -> Tensor:
-    """A grid that starts at t and goes on with the first level below and all that follows, (K′,) float64.
+    """A grid that starts at t and goes on with the levels below, (K′,) float64; none of its rises leads above t.
 
     Args:
         grid: levels, (K,) float64, falling or with rises.
@@ -77,4 +77,6 @@ def starting_at(grid: Tensor, t: float) -> Tensor:
         lowest = f"{float(grid.min()):g}" if len(grid) else "none"
         raise SamplingError(f"a level to start at is not below all levels of the grid, {lowest}, got t = {t:g}")
     rest = grid[int(reached[0]) :]
+    rest = rest.clamp(max=t)
+    rest = rest[torch.cat((rest.new_ones(1, dtype=torch.bool), rest.diff() != 0))]
     return rest if rest[0] == t else torch.cat((torch.tensor([t], dtype=grid.dtype, device=grid.device), rest))

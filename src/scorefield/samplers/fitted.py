@@ -133,7 +133,7 @@ class FittedSolver:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, as they are in bundle.json."""
+        """Plain values, as they are in solvers.json."""
         return {
             "times": list(self.times),
             "weights": [list(row) for row in self.weights],

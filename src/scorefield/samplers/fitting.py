@@ -24,13 +24,16 @@ from scorefield.samplers.paths import Paths
 _RIDGE = 1e-12  # of the squares of a column: the estimates of neighbouring levels are hardly different in float32
 
 
-def fit_solver(paths: Paths, grid: Grid, steps: int) -> FittedSolver:
+def fit_solver(paths: Paths, grid: Grid, steps: int, *others: Grid) -> FittedSolver:
     """Fit a solver of some steps to paths: half of the rows for (1), the other half to judge it.
+
+    Of two endings, and of several grids, the one is taken for which all rows end nearest.
 
     Args:
         paths: at least 4.
         grid: where levels lie, for any number of them: a `MeasuredGrid`, or another.
         steps: how often it asks the model, at least 1.
+        others: grids to try, too.
 
     Raises:
         SamplingError: for fewer rows or steps.
@@ -41,7 +44,8 @@ def fit_solver(paths: Paths, grid: Grid, steps: int) -> FittedSolver:
     learn, judge = slice(0, count // 2), slice(count // 2, count)
     schedule, sigma_data = paths.model.schedule, paths.model.sigma_data
     # The last evaluation is above t_min, and a step leads on from it; or at t_min, where the data are thin.
-    endings = [grid(schedule, steps + 1)[:-1].tolist()] + ([grid(schedule, steps).tolist()] if steps > 1 else [])
+    endings = [each(schedule, steps + 1)[:-1].tolist() for each in (grid, *others)]
+    endings += [each(schedule, steps).tolist() for each in (grid, *others) if steps > 1]
     fits = [(times, *regress(paths, times, learn)) for times in endings]
     times, weights, ends = min(fits, key=lambda fit: _distance(fit[2], paths.end)[0])
     error, std_error = _distance(ends[judge], paths.end[judge])

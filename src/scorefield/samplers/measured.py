@@ -14,7 +14,6 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,23 +68,6 @@ class MeasuredGrid:
         part = (wanted - shares[right - 1]) / (shares[right] - shares[right - 1])
         inner = times[right - 1] + part * (times[right] - times[right - 1])
         return torch.cat((times[:1], inner, times[-1:]))
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, as they are in bundle.json."""
-        return {"times": list(self.times), "shares": list(self.shares)}
-
-    @staticmethod
-    def from_json(fields: dict[str, Any]) -> MeasuredGrid:
-        """From what `to_json` gave.
-
-        Raises:
-            SamplingError: for what is no grid.
-        """
-        try:
-            times, shares = (tuple(map(float, fields[name])) for name in ("times", "shares"))
-        except (KeyError, TypeError, ValueError) as error:
-            raise SamplingError(f"a measured grid has lists of numbers `times` and `shares`, got {fields}") from error
-        return MeasuredGrid(times, shares)
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from scorefield.model import Denoiser
 from scorefield.noise import Schedule
 from scorefield.samplers import grids
 from scorefield.samplers.adaptive import AdaptiveFlow, AdaptiveSDE
+from scorefield.samplers.edit import starting_at, vary
 from scorefield.samplers.langevin import Langevin, ncsnv2_size, snr_size
 from scorefield.samplers.loop import Corrector, OnStep, Predictor, sample
 from scorefield.samplers.multistep import DPMSolver2M, ExponentialAdams, UniPC
@@ -95,6 +96,46 @@ class Sampler:
     ) -> Tensor:
         """Draw rows of a shape, (B, *shape); as `sample`."""
         return sample(model, rows, shape, *self.parts(model.schedule), seed=seed, device=device, on_step=on_step)
+
+
+@dataclass(frozen=True, eq=False)
+class Varied:
+    """Rows near given ones, as `edit.vary` makes them, by the levels of a sampler below t.
+
+    Args:
+        sampler: whose levels and steps are taken.
+        x0: the given rows, (all rows, *shape).
+        t: up to where they are noised.
+    """
+
+    sampler: Sampler
+    x0: Tensor
+    t: float
+
+    @property
+    def name(self) -> str:
+        """As the command line calls its sampler."""
+        return self.sampler.name
+
+    def parts(self, schedule: Schedule) -> tuple[Tensor, Predictor | None, Corrector | None]:
+        """As those of the sampler, from t on."""
+        grid, predictor, corrector = self.sampler.parts(schedule)
+        return starting_at(grid, self.t), predictor, corrector
+
+    def __call__(
+        self,
+        model: Denoiser,
+        rows: int | range,
+        shape: Sequence[int],
+        *,
+        seed: int,
+        device: torch.device | str = "cpu",
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Vary some of the rows, (B, *shape); as `AnySampler`."""
+        rows = range(rows) if isinstance(rows, int) else rows
+        x0 = self.x0[rows.start : rows.stop].to(device)
+        return vary(model, x0, self.t, *self.parts(model.schedule), seed=seed, rows=rows, on_step=on_step)
 
 
 def ddpm(steps: int = 1000) -> Sampler:
