@@ -364,7 +364,7 @@ def test_paths_cost_at_most_a_tenth_of_training_and_fit_into_memory(shape: tuple
     small = recipe("sampler.name=auto", "training.batch=256")
     trainer, features = SimpleNamespace(number=steps), SimpleNamespace(codec=SimpleNamespace(shape=shape))
     paths = api._paths(small, trainer, features)  # type: ignore[arg-type]
-    fewest = 64 if np.prod(shape) < 256 else 16
+    fewest = 64 if np.prod(shape) < 64 else 16
     assert paths == 0 or fewest <= paths <= 2048
     # Forward and backward of a row count as three evaluations.
     assert paths * COST <= 3 * steps * 256 / 10

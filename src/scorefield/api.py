@@ -42,7 +42,7 @@ _JOURNAL_STEPS = 10
 _CHECKPOINT_SECONDS = 30.0
 _FITTING_SHARE = 0.1  # of the cost of training, for fitting solvers
 _FEWEST_PATHS, _MOST_PATHS, _MOST_NUMBERS = 64, 2048, 1 << 18
-_FEWEST_LONG_PATHS, _LONG_ROW = 16, 256  # a long row says as much of a solver as many short ones
+_FEWEST_LONG_PATHS, _LONG_ROW = 16, 64  # a long row says as much of a solver as many short ones
 _HELD_OUT_NUMBERS = 400_000  # numbers in the held-out rows of images, whose evaluation costs
 
 
