@@ -62,7 +62,7 @@ class Watched(Denoiser):
 def drawn(sampler: AnySampler, rows: int, model: Denoiser | None = None, **options: object) -> Tensor:
     model = model or Watched()
     device = torch.device("cpu")
-    return draw(lambda part: model, sampler, rows, (2,), seed=4, device=device, counted=model, **options)  # type: ignore[arg-type]
+    return draw(lambda part: model, sampler, rows, (2,), seed=4, device=device, denoiser=model, **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ def test_conditions_follow_their_rows_into_smaller_chunks(small: None) -> None:
             (2,),
             seed=4,
             device=torch.device("cpu"),
-            counted=model,
+            denoiser=model,
         )
         # What it draws is the condition times 3/4 to 5/4.
         assert bool(((found >= 0.74 * conditions) & (found <= 1.26 * conditions)).all())

@@ -33,7 +33,7 @@ def kept(sampler: AnySampler, rows: int, model: Denoiser = MODEL, schedule: Sche
         (2,),
         seed=1,
         device=torch.device("cpu"),
-        counted=model,
+        denoiser=model,
         on_step=levels,
     )
     return levels

@@ -109,7 +109,7 @@ class Bundle:
             self.features.codec.shape,
             seed=seed,
             device=self.device,
-            counted=self.denoiser,
+            denoiser=self.denoiser,
             on_progress=on_progress,
             on_step=on_step,
         )
@@ -190,7 +190,7 @@ class Bundle:
             self.features.codec.shape,
             seed=seed,
             device=self.device,
-            counted=self.denoiser,
+            denoiser=self.denoiser,
             on_progress=on_progress,
         )
         return self.features.decode(drawn, conditions)
@@ -207,8 +207,7 @@ class Bundle:
         Returns:
             (n, *shape).
         """
-        x0, conditions = self.features.encode(read(data))
-        return self._flow(encode, x0, conditions, tolerance)
+        return self._encoded(data, tolerance)[0]
 
     def decode(self, z: Tensor, conditions: Tensor | None = None, *, tolerance: float = 1e-5) -> Data:
         """Noise to data: the inverse of `encode`.
@@ -233,11 +232,16 @@ class Bundle:
         Returns:
             as many rows for each share.
         """
-        first, second = self.encode(a, tolerance=tolerance), self.encode(b, tolerance=tolerance)
+        first, conditions = self._encoded(a, tolerance)
+        second, _ = self._encoded(b, tolerance)
         if first.shape != second.shape:
             raise OptionError(f"interpolation is between as many rows, got {len(first)} and {len(second)}")
-        conditions = self.features.encode(read(a))[1]
         return [self.decode(slerp(first, second, share), conditions, tolerance=tolerance) for share in shares]
+
+    def _encoded(self, data: Any, tolerance: float) -> tuple[Tensor, Tensor | None]:
+        """What `encode` makes of rows, and their conditions."""
+        x0, conditions = self.features.encode(read(data))
+        return self._flow(encode, x0, conditions, tolerance), conditions
 
     def _flow(self, way: Callable[..., Flowed], x: Tensor, conditions: Tensor | None, tolerance: float) -> Tensor:
         def work(rows: range) -> Tensor:

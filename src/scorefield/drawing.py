@@ -14,6 +14,7 @@ from scorefield.model import Denoiser
 from scorefield.noise import Schedule
 from scorefield.samplers.fitted import FittedSolver
 from scorefield.samplers.loop import OnStep
+from scorefield.samplers.polar import angle
 from scorefield.samplers.presets import AnySampler, Sampler, Varied
 
 _CHUNK = 1 << 18  # numbers drawn at a time on a processor: what its caches still serve
@@ -53,7 +54,7 @@ def draw(
     *,
     seed: int,
     device: torch.device,
-    counted: nn.Module,
+    denoiser: Denoiser,
     on_progress: OnProgress | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
@@ -66,19 +67,15 @@ def draw(
         shape: of one row.
         seed: of all randomness.
         device: of the model.
-        counted: the module whose calls are evaluations.
+        denoiser: whose schedule it is, and whose calls are evaluations.
         on_progress: called after each step of the sampler, and after each chunk; what it raises stops the drawing.
         on_step: as in `samplers.loop.sample`, called for each chunk; where one is tried again as memory ran out, from
             its first step.
     """
-    count = _Count()
-    handle = counted.register_forward_hook(count.add)
-    drawn = []
+    share, count, drawn = _share_of(sampler, denoiser.schedule), _Count(), []
+    handle = denoiser.register_forward_hook(count.add)
 
     def work(part: range) -> Tensor:
-        model = model_of(part)
-        share = _share_of(sampler, model.schedule)
-
         def tell(step: int, t: Tensor, x: Tensor, x0: Tensor | None) -> None:
             if on_progress is not None:
                 done = part.start + len(part) * share(step, t)
@@ -87,7 +84,7 @@ def draw(
                 on_step(step, t, x, x0)
 
         listens = on_progress is not None or on_step is not None
-        return sampler(model, part, shape, seed=seed, device=device, on_step=tell if listens else None).cpu()
+        return sampler(model_of(part), part, shape, seed=seed, device=device, on_step=tell if listens else None).cpu()
 
     try:
         for part, x in in_chunks(range(rows), chunk_rows(shape, device), work):
@@ -115,11 +112,10 @@ def _share_of(sampler: AnySampler, schedule: Schedule) -> Callable[[int, Tensor]
         levels = len(sampler.grid(schedule) if isinstance(sampler, FittedSolver) else sampler.parts(schedule)[0])
         return lambda step, t: step / levels
     ends = schedule.at(torch.tensor((schedule.t_min, schedule.t_max), dtype=torch.float64))
-    low, high = torch.atan2(ends.sigma, ends.alpha).sqrt().sqrt().tolist()
+    low, high = angle(ends, 1.0).sqrt().sqrt().tolist()
 
     def share(step: int, t: Tensor) -> float:
-        level = schedule.at(t)
-        u = float(torch.atan2(level.sigma, level.alpha).sqrt().sqrt().mean())
+        u = float(angle(schedule.at(t), 1.0).sqrt().sqrt().mean())
         return min(1.0, max(0.0, (high - u) / (high - low)))
 
     return share

@@ -29,11 +29,12 @@ from torch import Tensor
 
 from scorefield.errors import SamplingError
 from scorefield.model import Denoiser
-from scorefield.noise import NoiseLevel, Schedule, mix
+from scorefield.noise import Schedule, mix
 from scorefield.randomness import Noise, Stream
 from scorefield.samplers.brownian import BrownianPaths
 from scorefield.samplers.flow import of_places, probability_flow
 from scorefield.samplers.loop import OnStep, first_draw
+from scorefield.samplers.polar import radius
 
 
 @dataclass(frozen=True)
@@ -280,7 +281,7 @@ def _begin(model: Denoiser, x: Tensor, t: float, tolerance: float) -> tuple[Walk
     tau = level.snr.expand(len(x))
     # In units of its level x moves by about h σ_d² in the first steps, if that is little and τ less.
     h = tolerance * torch.maximum(tau, torch.full_like(times, model.sigma_data**-2))
-    z = x / _radius(level, model).to(x.dtype)
+    z = x / radius(level, model.sigma_data).to(x.dtype)
     result = Walked(x.clone(), times.clone(), torch.zeros_like(x), zeros, zeros.clone(), zeros.clone())
     return result, _Walk(places, x, torch.zeros_like(x), z, times, tau, h, zeros == 0), BrownianPaths(x)
 
@@ -311,16 +312,12 @@ def _attempt(model: Denoiser, here: Denoiser, walk: _Walk, below: Tensor, h: Ten
     h = h.reshape(unit.shape)
     first = mix(unit * now.alpha / now.sigma**2, walk.x, unit * h, walk.x0) + unit.to(w.dtype) * w
     second = first + (unit * h / 2).to(w.dtype) * (here(first, below).x0 - walk.x0)
-    radius = _radius(then, model).to(w.dtype)
-    return _Trial(second, below, first / radius, second / radius)
+    r = radius(then, model.sigma_data).to(w.dtype)
+    return _Trial(second, below, first / r, second / r)
 
 
 def _write(result: Walked, walk: _Walk) -> None:
     result.x[walk.places], result.t[walk.places], result.x0[walk.places] = walk.x, walk.t, walk.x0
-
-
-def _radius(level: NoiseLevel, model: Denoiser) -> Tensor:
-    return torch.sqrt((level.alpha * model.sigma_data) ** 2 + level.sigma**2)
 
 
 def _first(model: Denoiser, rows: range, shape: Sequence[int], seed: int, device: torch.device | str) -> Tensor:

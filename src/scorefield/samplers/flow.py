@@ -24,6 +24,7 @@ from scorefield.model import Denoiser
 from scorefield.noise import NoiseLevel, mix
 from scorefield.ode import Integrated, OnAttempt, integrate
 from scorefield.samplers.loop import OnStep
+from scorefield.samplers.polar import angle, radius
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +100,7 @@ def encode(model: Denoiser, x0: Tensor, *, rtol: float = 1e-4, atol: float = 1e-
     low, high = schedule.at(schedule.t_min, like=x0), schedule.at(schedule.t_max, like=x0)
     x = low.alpha.to(x0.dtype) * x0
     found = probability_flow(model, x, schedule.t_min, schedule.t_max, rtol=rtol, atol=atol, rows=rows)
-    return replace(found, x=found.x / _radius(high, model).to(x0.dtype))
+    return replace(found, x=found.x / radius(high, model.sigma_data).to(x0.dtype))
 
 
 def decode(model: Denoiser, z: Tensor, *, rtol: float = 1e-4, atol: float = 1e-4, rows: range | None = None) -> Flowed:
@@ -112,7 +113,7 @@ def decode(model: Denoiser, z: Tensor, *, rtol: float = 1e-4, atol: float = 1e-4
     """
     schedule = model.schedule
     low, high = schedule.at(schedule.t_min, like=z), schedule.at(schedule.t_max, like=z)
-    x = _radius(high, model).to(z.dtype) * z
+    x = radius(high, model.sigma_data).to(z.dtype) * z
     found = probability_flow(model, x, schedule.t_max, schedule.t_min, rtol=rtol, atol=atol, rows=rows)
     return replace(found, x=found.x / low.alpha.to(z.dtype))
 
@@ -219,11 +220,10 @@ class _Way:
         return self.model.schedule.at(t, like=self.like)
 
     def radius(self, level: NoiseLevel) -> Tensor:
-        return _radius(level, self.model)
+        return radius(level, self.model.sigma_data)
 
     def angle(self, level: NoiseLevel) -> Tensor:
-        # Torch's atan2, hypot and pow differ in the last place with the number of rows; these do not.
-        return torch.atan(level.sigma / (level.alpha * self.model.sigma_data))
+        return angle(level, self.model.sigma_data)
 
     def clock(self, t: Tensor) -> Tensor:
         return self.angle(self.model.schedule.at(t)).sqrt().sqrt()
@@ -266,10 +266,6 @@ class _Way:
         still = (self.start == self.end).reshape(-1, *[1] * (x.ndim - 1))
         x = torch.where(still, self.like, x)
         return Flowed(x, x0, found.evaluations, found.accepted, found.rejected)
-
-
-def _radius(level: NoiseLevel, model: Denoiser) -> Tensor:
-    return torch.sqrt((level.alpha * model.sigma_data) ** 2 + level.sigma**2)
 
 
 def _pace(theta: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from scorefield.energies import EnergyModel
 from scorefield.errors import SamplingError
 from scorefield.randomness import Noise, Stream
 from scorefield.samplers.langevin import MetropolisLangevin
+from scorefield.samplers.polar import radius
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +148,7 @@ def _walk(
 ) -> tuple[Tensor, Tensor]:
     """log w of some rows at each level (B, K), and their share of accepted moves (B, K − 1); on the processor."""
     size, level = math.prod(shape), model.schedule.at(grid)
-    width = torch.hypot(level.alpha * model.sigma_data, level.sigma)
+    width = radius(level, model.sigma_data)
     stream = Stream(seed, "annealed importance")
     z = Stream(seed, "annealed importance, first draw").normal(rows, shape, dtype=dtype, device=device)
     x = z * width[0].to(dtype).to(device)

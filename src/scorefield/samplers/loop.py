@@ -18,6 +18,7 @@ from scorefield.errors import SamplingError
 from scorefield.model import Denoiser
 from scorefield.noise import Time
 from scorefield.randomness import Noise, Stream
+from scorefield.samplers.polar import radius
 
 # Called with step, t, x, and E[x0 given x] where the walk has asked for it.
 OnStep = Callable[[int, Tensor, Tensor, Tensor | None], None]
@@ -196,8 +197,7 @@ def first_draw(
     device: torch.device | str,
 ) -> Tensor:
     """x ~ N(0, α²σ_data² + σ²) at the level t, (len(rows), *shape)."""
-    level = model.schedule.at(t)
-    scale = torch.hypot(level.alpha * model.sigma_data, level.sigma)
+    scale = radius(model.schedule.at(t), model.sigma_data)
     return Stream(seed, "first draw").normal(rows, shape, dtype=dtype, device=device) * scale.to(dtype).to(device)
 
 

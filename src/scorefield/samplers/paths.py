@@ -18,11 +18,12 @@ from torch import Tensor
 
 from scorefield.errors import SamplingError
 from scorefield.model import Denoiser
-from scorefield.noise import NoiseLevel, mix
+from scorefield.noise import mix
 from scorefield.parametrization import X0
 from scorefield.samplers.grids import straight
 from scorefield.samplers.loop import first_draw, sample
 from scorefield.samplers.multistep import UniPC
+from scorefield.samplers.polar import angle, radius
 
 INTERVALS = 128  # steps that a path is followed in
 _HALVINGS = 6  # of the first step
@@ -126,13 +127,3 @@ def follow(
 
     sample(model, rows, shape, grid, UniPC(3), seed=seed, start=x, dtype=dtype, device=device, on_step=keep)
     return Paths(model, grid, torch.stack([x for x, _ in seen]), torch.stack([x0 for _, x0 in seen]))
-
-
-def angle(level: NoiseLevel, sigma_data: float) -> Tensor:
-    """θ = atan2(σ, α σ_d), from 0 without noise to π/2 without data, shaped like the level."""
-    return torch.atan2(level.sigma, level.alpha * sigma_data)
-
-
-def radius(level: NoiseLevel, sigma_data: float) -> Tensor:
-    """r = √(α²σ_d² + σ²), the deviation of x_t, shaped like the level."""
-    return torch.hypot(level.alpha * sigma_data, level.sigma)

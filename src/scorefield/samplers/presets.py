@@ -26,7 +26,7 @@ MOVES = 5  # Langevin moves at a level, as NCSNv2 has them for images
 
 
 class AnySampler(Protocol):
-    """A way to draw rows: a `Sampler`, a `FittedSolver`, an `AdaptiveFlow` or an `AdaptiveSDE`."""
+    """A way to draw rows: a `Sampler`, `Varied`, a `FittedSolver`, an `AdaptiveFlow` or an `AdaptiveSDE`."""
 
     @property
     def name(self) -> str:
@@ -159,7 +159,7 @@ def euler(steps: int = 50) -> Sampler:
 
 
 def heun(steps: int = 18) -> Sampler:
-    """Karras et al. 2022, Algorithm 1 without churn, arXiv:2206.00364."""
+    """Karras et al. 2022, Algorithm 1, arXiv:2206.00364."""
     return Sampler("heun", steps, grids.karras, Heun())
 
 
