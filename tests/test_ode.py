@@ -10,8 +10,9 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from scorefield.errors import SamplingError
-from scorefield.ode import DORMAND_PRINCE, EULER, HEUN, RK4, Field, Tableau, fixed_steps, integrate
+from scorefield.ode import Field, fixed_steps, integrate
 from scorefield.randomness import Stream
+from scorefield.tableaus import DORMAND_PRINCE, EULER, HEUN, RK4, Tableau
 
 # The method within Dormand & Prince's by which a step is judged: of order 4.
 EMBEDDED = Tableau(

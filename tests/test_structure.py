@@ -30,7 +30,7 @@ FLOORS = (
         "networks",
         "calculus",
         "ode",
-        *("diagnostics", "chunks"),
+        *("diagnostics", "chunks", "polar", "moments", "quadrature", "tableaus"),
     ),
     ("parametrization",),
     ("model", "energies", "variational"),

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from scorefield.chunks import in_chunks
 from scorefield.model import Denoiser
 from scorefield.noise import Schedule
+from scorefield.polar import angle
 from scorefield.samplers.fitted import FittedSolver
 from scorefield.samplers.loop import OnStep
-from scorefield.samplers.polar import angle
 from scorefield.samplers.presets import AnySampler, Sampler, Varied
 
 _CHUNK = 1 << 18  # numbers drawn at a time on a processor: what its caches still serve

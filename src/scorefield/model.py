@@ -10,6 +10,7 @@ c_noise depends on the signal-to-noise ratio alone, so that a model does not cha
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol, Self, cast
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from scorefield.calculus import plain_attention
 from scorefield.errors import OptionError
+from scorefield.moments import Moments
 from scorefield.noise import Clean, NoiseLevel, Schedule, Time
 from scorefield.parametrization import X0, Estimate, Parametrization
 
@@ -80,11 +82,18 @@ class Denoiser(nn.Module):
 
     Attributes:
         schedule: the schedule its times refer to.
-        sigma_data: root mean square of the data per element, which scales the first draw of a sampler.
+        sigma_data: root mean square of the data per element.
+        moments: mean and covariance of the data where they were measured, else None.
     """
 
     schedule: Schedule
     sigma_data: float
+    moments: Moments | None = None
+
+    @property
+    def terminal(self) -> Moments:
+        """Of the Gaussian that data are taken for where noise drowns them: the moments, or N(0, σ_data² I)."""
+        return Moments.isotropic(self.sigma_data**2) if self.moments is None else self.moments
 
     def forward(self, x_t: Tensor, t: Time) -> Estimate:
         """Estimate clean data and noise.
@@ -297,7 +306,7 @@ class Bounded(Denoiser):
     def __init__(self, denoiser: Denoiser, low: Tensor, high: Tensor, margin: float = 0.1) -> None:
         super().__init__()
         self.denoiser = denoiser
-        self.schedule, self.sigma_data = denoiser.schedule, denoiser.sigma_data
+        self.schedule, self.sigma_data, self.moments = denoiser.schedule, denoiser.sigma_data, denoiser.moments
         self.low, self.high = low - margin * (high - low), high + margin * (high - low)
 
     def forward(self, x_t: Tensor, t: Time) -> Estimate:
@@ -320,7 +329,7 @@ class Rescheduled(Denoiser):
         super().__init__()
         self.denoiser = denoiser
         self.schedule = schedule
-        self.sigma_data = denoiser.sigma_data
+        self.sigma_data, self.moments = denoiser.sigma_data, denoiser.moments
 
     def forward(self, x_t: Tensor, t: Time) -> Estimate:
         level = self.schedule.at(t, like=x_t)
@@ -346,3 +355,25 @@ def reschedule(denoiser: Denoiser, schedule: Schedule) -> Denoiser:
         schedule: the schedule whose times the result takes.
     """
     return Rescheduled(denoiser, schedule)
+
+
+def of_places(model: Denoiser, count: int) -> Callable[[Tensor], Denoiser]:
+    """The model for those rows of a batch that are still on their way, made anew only when some have left.
+
+    Args:
+        model: the denoiser, with conditions bound for the whole batch.
+        count: B, the rows of the batch.
+
+    Returns:
+        a function of the places (b,) of the rows.
+    """
+    last: list[tuple[Tensor, Denoiser]] = []
+
+    def select(places: Tensor) -> Denoiser:
+        if len(places) == count:
+            return model
+        if not last or last[0][0] is not places:
+            last[:] = [(places, model.of_rows(places))]
+        return last[0][1]
+
+    return select

@@ -6,7 +6,8 @@
 
 (Hairer, Nørsett & Wanner, Solving Ordinary Differential Equations I, 2nd ed. 1993: §II.1 for (1), §II.4 for (2);
 (3) is the controller of their code DOPRI5, Hairer & Wanner II, §IV.2, with β = 0.04.) Here every row has its own
-clock, its own h and its own decision, and leaves the batch when it arrives; a row is the same in any batch.
+clock, its own h and its own decision, and leaves the batch when it arrives; a row is the same in any batch. Within
+a step x is known everywhere, by the method's continuous extension (§II.6 there).
 """
 
 from __future__ import annotations
@@ -19,70 +20,20 @@ import torch
 from torch import Tensor
 
 from scorefield.errors import SamplingError
+from scorefield.tableaus import DORMAND_PRINCE, RK4, Tableau
 
 # f of (1), called with x (b, *shape), t (b,) float64 and the places (b,) int64 that these rows have in the whole batch,
 # as only rows still on their way are asked for: what is bound to a row elsewhere is found by its place.
 Field = Callable[[Tensor, Tensor, Tensor], Tensor]
 
+# Called with x (b, *shape), dx/dt and t (b,) at the end of a step: the slope with respect to x there, (b, *shape), of
+# what is asked for in the end, by which errors of x made on the way weigh.
+Adjoint = Callable[[Tensor, Tensor, Tensor], Tensor]
+
 # Called with the number of the attempt, t (B,) and, of the whole batch, x and dx/dt, each (B, *shape).
 OnAttempt = Callable[[int, Tensor, Tensor, Tensor], None]
 
 _SAFETY, _BETA, _SMALLEST, _LARGEST = 0.9, 0.04, 0.2, 10.0  # of (3), as in DOPRI5
-
-
-@dataclass(frozen=True)
-class Tableau:
-    """The coefficients of an explicit Runge–Kutta method, (1).
-
-    Args:
-        name: for messages.
-        order: p, the power of h by which the error over a given way falls.
-        nodes: c_1 … c_n.
-        matrix: a_ij, row i with its first i − 1 entries.
-        weights: b_1 … b_n.
-        error: b_i − b̂_i of (2) where the method has an embedded one of order p − 1, else empty.
-    """
-
-    name: str
-    order: int
-    nodes: tuple[float, ...]
-    matrix: tuple[tuple[float, ...], ...]
-    weights: tuple[float, ...]
-    error: tuple[float, ...] = ()
-
-    @property
-    def first_same_as_last(self) -> bool:
-        """Whether the last k_i is f at the end of the step and so the first one of the next."""
-        return self.nodes[-1] == 1 and (*self.matrix[-1], 0.0) == self.weights
-
-
-EULER = Tableau("Euler", 1, (0.0,), ((),), (1.0,))
-HEUN = Tableau("Heun", 2, (0.0, 1.0), ((), (1.0,)), (1 / 2, 1 / 2))
-RK4 = Tableau(
-    "RK4",
-    4,
-    (0.0, 1 / 2, 1 / 2, 1.0),
-    ((), (1 / 2,), (0.0, 1 / 2), (0.0, 0.0, 1.0)),
-    (1 / 6, 1 / 3, 1 / 3, 1 / 6),
-)
-
-# Dormand & Prince 1980, "A family of embedded Runge–Kutta formulae"; Hairer, Nørsett & Wanner I, table II.5.2.
-DORMAND_PRINCE = Tableau(
-    "Dormand–Prince",
-    5,
-    (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0),
-    (
-        (),
-        (1 / 5,),
-        (3 / 40, 9 / 40),
-        (44 / 45, -56 / 15, 32 / 9),
-        (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
-        (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
-        (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
-    ),
-    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84, 0.0),
-    (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40),
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +47,8 @@ class Integrated:
         evaluations: of the field for each row, (B,) int64.
         accepted, rejected: steps of each row, (B,) int64.
         faults: why a row went no further, by its number.
+        between: x at the times asked for on the way, (K, B, *shape); NaN where a row has not come by.
+        error: what the errors of all steps amount to, weighed by the adjoint, (B,) float64; zero without one.
     """
 
     x: Tensor
@@ -105,6 +58,8 @@ class Integrated:
     accepted: Tensor
     rejected: Tensor
     faults: dict[int, str]
+    between: Tensor
+    error: Tensor
 
 
 def fixed_steps(
@@ -151,6 +106,8 @@ def integrate(
     rows: range | None = None,
     strict: bool = True,
     on_attempt: OnAttempt | None = None,
+    at: Tensor | None = None,
+    adjoint: Adjoint | None = None,
 ) -> Integrated:
     """Every row from its t0 to its t1, up or down, with steps of its own that keep (2) at most one.
 
@@ -165,12 +122,16 @@ def integrate(
         rows: the numbers by which messages and `faults` call the rows; 0 … B − 1 by default.
         strict: whether a row that cannot go on is an error. Without it the row stays where it is, and the others go on.
         on_attempt: called before each attempt.
+        at: times (K,) float64 between t0 and t1 at which x is wanted, which costs no evaluation.
+        adjoint: by which the errors (2) of accepted steps, before they are divided by what is allowed, are weighed. To
+            first order their sum, taken without signs, bounds the error in the end.
 
     Returns:
-        end points, counts and faults.
+        end points, what lies between, counts and faults.
 
     Raises:
-        SamplingError: for tolerances that are none and a tableau without an embedded method; with `strict` for a row
+        SamplingError: for tolerances that are none and a tableau without an embedded method or, with `at`, without a
+            continuous extension; with `strict` for a row
             whose field is not finite, whose step falls below the resolution of its clock, or that has had
             `max_attempts`.
     """
@@ -178,11 +139,17 @@ def integrate(
         raise SamplingError(f"tolerances are finite, rtol ≥ 0 and atol > 0, got rtol {rtol} and atol {atol}")
     if not (tableau.error and tableau.first_same_as_last):
         raise SamplingError(f"{tableau.name} has no embedded method to judge a step by")
+    if at is not None and not tableau.dense:
+        raise SamplingError(f"{tableau.name} has no continuous extension to read x from between its steps")
     names = range(len(x)) if rows is None else rows
     start, end = _times(t0, x), _times(t1, x)
     places = torch.arange(len(x), device=x.device)
     zeros = torch.zeros_like(places)
-    result = Integrated(x.clone(), start.clone(), torch.full_like(x, math.nan), zeros, zeros.clone(), zeros.clone(), {})
+    at = start.new_zeros(0) if at is None else at.to(start)
+    between = x.new_full((len(at), *x.shape), math.nan)
+    between[at.unsqueeze(1) == start] = x.expand_as(between)[at.unsqueeze(1) == start]
+    blank, counts = torch.full_like(x, math.nan), (zeros, zeros.clone(), zeros.clone())
+    result = Integrated(x.clone(), start.clone(), blank, *counts, {}, between, torch.zeros_like(start))
     away = start != end
     walk = _begin(field, x[away], start[away], end[away], places[away], rtol, atol, tableau.order)
     result.evaluations[away] = 2
@@ -193,8 +160,14 @@ def integrate(
         if on_attempt is not None:
             _write(result, walk)
             on_attempt(attempt, result.t.clone(), result.x.clone(), result.slope.clone())
-        walk, accepted = _attempt(field, tableau, walk, rtol, atol)
+        before = walk
+        walk, accepted, step = _attempt(field, tableau, walk, rtol, atol)
         attempt += 1
+        if adjoint is not None and accepted.any():
+            done = walk.of(accepted)
+            weighed = (adjoint(done.x, done.slope, done.t) * step.error[accepted]).reshape(len(done.x), -1).sum(1)
+            result.error[done.places] += weighed.double().abs()
+        _between(result.between, at, before, accepted, step, tableau)
         result.evaluations[walk.places] += len(tableau.nodes) - 1
         result.accepted[walk.places] += accepted
         result.rejected[walk.places] += ~accepted
@@ -251,14 +224,24 @@ def _begin(
     return _Walk(places, x, slope, t, end, way.sign() * h, torch.full_like(t, 1e-4), no, no)
 
 
-def _attempt(field: Field, tableau: Tableau, walk: _Walk, rtol: float, atol: float) -> tuple[_Walk, Tensor]:
-    """The rows after one attempt each, and which were accepted."""
+@dataclass(frozen=True, eq=False)
+class _Tried:
+    """A step that was tried: its length h (b,), where it led to, its slopes, and the error, each (b, *shape)."""
+
+    h: Tensor
+    x: Tensor
+    slopes: list[Tensor]
+    error: Tensor
+
+
+def _attempt(field: Field, tableau: Tableau, walk: _Walk, rtol: float, atol: float) -> tuple[_Walk, Tensor, _Tried]:
+    """The rows after one attempt each, which were accepted, and the step."""
     way = walk.end - walk.t
     last = 1.01 * walk.h.abs() >= way.abs()
     h = torch.where(last, way, walk.h)
     x, slopes = _step(field, tableau, walk.x, walk.t, h, walk.places, walk.slope)
-    error = _column(h, x) * _sum(tableau.error, slopes) / (atol + rtol * torch.maximum(walk.x.abs(), x.abs()))
-    norm = _norm(error)
+    error = _column(h, x) * _sum(tableau.error, slopes)
+    norm = _norm(error / (atol + rtol * torch.maximum(walk.x.abs(), x.abs())))
     norm = torch.where(_finite(slopes[-1]), norm, math.inf).nan_to_num(nan=math.inf, posinf=math.inf)
     accepted = norm <= 1
     shrink = _power(norm.clamp(min=1e-10), -(1 / tableau.order - 0.75 * _BETA))
@@ -276,7 +259,25 @@ def _attempt(field: Field, tableau: Tableau, walk: _Walk, rtol: float, atol: flo
         refused=~accepted,
         broken=~accepted & (walk.broken | norm.isinf()),
     )
-    return after, accepted
+    return after, accepted, _Tried(h, x, slopes, error)
+
+
+def _between(found: Tensor, at: Tensor, before: _Walk, accepted: Tensor, step: _Tried, tableau: Tableau) -> None:
+    """Write x at those times that accepted steps have passed by: with θ the share of the step and Δ = x_new − x,
+
+    x(θ) = x + θ (Δ + (1 − θ)(b + θ (Δ − h k_n − b + (1 − θ) h Σ_i d_i k_i))),   b = h k_1 − Δ                      (4)
+    """
+    if not len(at):
+        return
+    share = (at.unsqueeze(1) - before.t) / step.h
+    when, row = ((share > 0) & (share <= 1 + 1e-12) & accepted).nonzero(as_tuple=True)
+    if not len(when):
+        return
+    x, slopes, h = before.x[row], [slope[row] for slope in step.slopes], _column(step.h[row], before.x)
+    theta, change = _column(share[when, row], x), step.x[row] - x
+    bend = h * slopes[0] - change
+    inner = change - h * slopes[-1] - bend + (1 - theta) * h * _sum(tableau.dense, slopes)
+    found[when, before.places[row]] = x + theta * (change + (1 - theta) * (bend + theta * inner))
 
 
 def _step(

@@ -11,8 +11,8 @@ from torch import Tensor
 from scorefield.errors import SamplingError
 from scorefield.exact import Gaussian, GaussianMixture
 from scorefield.noise import EDM, VE, VP, Flow, Schedule
+from scorefield.polar import angle, radius
 from scorefield.samplers.paths import Paths, follow
-from scorefield.samplers.polar import angle, radius
 
 Mixture = Callable[[Schedule], GaussianMixture]
 SCHEDULES: dict[str, Schedule] = {"vp": VP(), "ve": VE(0.01, 100.0), "edm": EDM(0.01, 100.0), "flow": Flow()}

@@ -28,13 +28,13 @@ import torch
 from torch import Tensor
 
 from scorefield.errors import SamplingError
-from scorefield.model import Denoiser
+from scorefield.model import Denoiser, of_places
 from scorefield.noise import Schedule, mix
+from scorefield.polar import radius
 from scorefield.randomness import Noise, Stream
 from scorefield.samplers.brownian import BrownianPaths
-from scorefield.samplers.flow import of_places, probability_flow
+from scorefield.samplers.flow import probability_flow
 from scorefield.samplers.loop import OnStep, first_draw
-from scorefield.samplers.polar import radius
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from scorefield.errors import SamplingError
-from scorefield.model import Denoiser
+from scorefield.model import Denoiser, of_places
 from scorefield.noise import NoiseLevel, mix
 from scorefield.ode import Integrated, OnAttempt, integrate
+from scorefield.polar import angle, radius
 from scorefield.samplers.loop import OnStep
-from scorefield.samplers.polar import angle, radius
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,28 +168,6 @@ def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
     of_a = torch.where(straight, 1 - share, torch.sin((1 - share) * omega) / sine)
     of_b = torch.where(straight, share, torch.sin(share * omega) / sine)
     return (of_a * flat_a + of_b * flat_b).to(a.dtype).reshape(a.shape)
-
-
-def of_places(model: Denoiser, count: int) -> Callable[[Tensor], Denoiser]:
-    """The model for those rows of a batch that are still on their way, made anew only when some have left.
-
-    Args:
-        model: the denoiser, with conditions bound for the whole batch.
-        count: B, the rows of the batch.
-
-    Returns:
-        a function of the places (b,) of the rows.
-    """
-    last: list[tuple[Tensor, Denoiser]] = []
-
-    def select(places: Tensor) -> Denoiser:
-        if len(places) == count:
-            return model
-        if not last or last[0][0] is not places:
-            last[:] = [(places, model.of_rows(places))]
-        return last[0][1]
-
-    return select
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from scorefield.energies import EnergyModel
 from scorefield.errors import SamplingError
+from scorefield.polar import radius
 from scorefield.randomness import Noise, Stream
 from scorefield.samplers.langevin import MetropolisLangevin
-from scorefield.samplers.polar import radius
 
 
 @dataclass(frozen=True, eq=False)

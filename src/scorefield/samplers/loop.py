@@ -17,8 +17,8 @@ from torch import Tensor
 from scorefield.errors import SamplingError
 from scorefield.model import Denoiser
 from scorefield.noise import Time
+from scorefield.polar import radius
 from scorefield.randomness import Noise, Stream
-from scorefield.samplers.polar import radius
 
 # Called with step, t, x, and E[x0 given x] where the walk has asked for it.
 OnStep = Callable[[int, Tensor, Tensor, Tensor | None], None]

@@ -20,10 +20,10 @@ from scorefield.errors import SamplingError
 from scorefield.model import Denoiser
 from scorefield.noise import mix
 from scorefield.parametrization import X0
+from scorefield.polar import angle, radius
 from scorefield.samplers.grids import straight
 from scorefield.samplers.loop import first_draw, sample
 from scorefield.samplers.multistep import UniPC
-from scorefield.samplers.polar import angle, radius
 
 INTERVALS = 128  # steps that a path is followed in
 _HALVINGS = 6  # of the first step
