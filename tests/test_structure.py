@@ -36,7 +36,10 @@ FLOORS = (
     ("model", "energies", "variational"),
     ("exact", "objectives", "samplers", "guidance", "likelihood"),
     ("codecs", "data", "training"),
-    ("recipes", "overrides", "resolve", "features", "progress", "build", "card", "drawing", "trajectory", "bundle"),
+    (
+        *("recipes", "overrides", "resolve", "features", "progress", "build", "card", "drawing", "trajectory"),
+        *("weights", "scoring", "bundle"),
+    ),
     ("api",),
     ("estimator", "inspection", "unfinished", "evaluation", "report", "explorer", "interop", "cli"),
     ("", "__main__"),  # the public face, scorefield/__init__.py

@@ -23,6 +23,7 @@ from scorefield.data.kinds import Data
 from scorefield.data.read import read
 from scorefield.errors import BundleError, Interrupted, OptionError, SamplingError
 from scorefield.features import Features, columns_to_read
+from scorefield.moments import measure_moments
 from scorefield.noise_range import NoiseRange, measure_noise_range
 from scorefield.progress import Quiet, Reporter
 from scorefield.recipes import Recipe, auto, plain
@@ -128,6 +129,7 @@ def fit(
         report.say(f"going on from step {after}")
     _train(trainer, complete, folder, report)
     best = trainer.best().to(place)
+    best.moments = measure_moments(features.measured_rows(taken, seed), seed)
     facts = _facts(taken, request["data"], trainer, seed)
     bundle = Bundle(best, features, complete, noise_range, facts)  # type: ignore[arg-type]
     paths = _paths(complete, trainer, features)

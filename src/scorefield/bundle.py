@@ -1,6 +1,6 @@
 """A trained model as a folder: weights, what the data was, how it was made; `load` needs no flags.
 
-model.safetensors   averaged weights, and the conditions seen in training
+model.safetensors   averaged weights, mean and covariance of the data, and the conditions seen in training
 bundle.json         recipe, codec, noise range, versions, fingerprint of the data, losses
 solvers.json        samplers fitted to the model, where there are any
 README.md           the model card
@@ -10,7 +10,6 @@ MANIFEST.json       sizes and SHA-256 of these
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -31,6 +30,7 @@ from scorefield.drawing import OnProgress, chunk_rows, draw
 from scorefield.errors import BundleError, OptionError, SamplingError, WriteError
 from scorefield.features import Features
 from scorefield.model import Bounded, Denoiser, NetworkDenoiser
+from scorefield.moments import Moments
 from scorefield.noise_range import NoiseRange
 from scorefield.recipes import Recipe, plain
 from scorefield.samplers.choice import Solvers, fit_solvers
@@ -38,9 +38,11 @@ from scorefield.samplers.flow import Flowed, decode, encode, slerp
 from scorefield.samplers.loop import OnStep
 from scorefield.samplers.presets import AnySampler, Sampler, Varied
 from scorefield.storage import MANIFEST, read_files, write_files
+from scorefield.weights import check_header, load_weights
 
 FORMAT = 1
 _SOLVERS = "solvers.json"
+_MOMENTS = "moments."  # what the names of their tensors begin with
 
 _UNREADABLE = (
     *(KeyError, TypeError, ValueError, AttributeError, RecursionError),
@@ -307,6 +309,8 @@ class Bundle:
                 "choose an empty or a new folder"
             )
         tensors = {name: value.contiguous().cpu() for name, value in self.denoiser.state_dict().items()}
+        if self.denoiser.moments is not None:
+            tensors |= self.denoiser.moments.to_tensors(_MOMENTS)
         if self.features.conditions is not None:
             tensors["conditions.seen"] = self.features.conditions.seen.contiguous()
         fields = {
@@ -354,39 +358,12 @@ class Bundle:
             features = Features.from_json(fields["features"], tensors.pop("conditions.seen", None))
             noise_range = NoiseRange(**fields["noise_range"])
             solvers = Solvers.from_json(json.loads(files[_SOLVERS])) if _SOLVERS in files else None
+            moments = Moments.from_tensors(tensors, _MOMENTS)
         except _UNREADABLE as error:
             raise BundleError(f"{folder}: one of {', '.join(files)} is not as expected: {error!r}") from error
         denoiser = build_model(recipe, features.codec.shape, features.condition_features, seed=0)
-        _load_weights(denoiser, tensors, folder)
+        load_weights(denoiser, tensors, folder)
         facts = {name: fields[name] for name in fields if name not in ("format", "recipe", "features", "noise_range")}
         model = denoiser.to(device).eval().requires_grad_(False)
+        model.moments = moments
         return Bundle(model, features, recipe, noise_range, facts, solvers)
-
-
-def check_header(content: bytes, path: Path) -> None:
-    """Refuse a safetensors file whose header claims more than the file holds, before memory is taken.
-
-    Raises:
-        BundleError: with the file and what it claims.
-    """
-    if len(content) < 8:
-        raise BundleError(f"{path}: {len(content)} bytes are no safetensors file")
-    (length,) = struct.unpack("<Q", content[:8])
-    if length > len(content) - 8:
-        raise BundleError(f"{path}: its header claims {length} bytes, the file has {len(content)}")
-
-
-def _load_weights(denoiser: NetworkDenoiser, tensors: dict[str, Tensor], folder: Path) -> None:
-    """All weights or none: missing, unexpected and mismatched ones are listed."""
-    expected = denoiser.state_dict()
-    missing, unexpected = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-    other = [
-        f"{name} {tuple(tensors[name].shape)} {tensors[name].dtype}, expected {tuple(value.shape)} {value.dtype}"
-        for name, value in expected.items()
-        if name in tensors and (tensors[name].shape != value.shape or tensors[name].dtype != value.dtype)
-    ]
-    if missing or unexpected or other:
-        raise BundleError(
-            f"{folder}: weights do not fit: missing {missing}, unexpected {unexpected}, different {other}"
-        )
-    denoiser.load_state_dict(tensors)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -57,21 +57,36 @@ class Moments:
         return Moments(mean.double(), axes, variances.clamp(min=0), torch.zeros((), dtype=torch.float64))
 
     def to(self, like: Tensor) -> Moments:
-        """These, of the type and on the device of a tensor."""
-        return Moments(*(part.to(like) for part in (self.mean, self.axes, self.variances, self.rest)))
+        """These on the device of a tensor, mean and axes of its type; variances stay float64."""
+        variances, rest = self.variances.to(like.device), self.rest.to(like.device)
+        return Moments(self.mean.to(like), self.axes.to(like), variances, rest)
+
+    def to_tensors(self, prefix: str) -> dict[str, Tensor]:
+        """Each by its name, to be stored; `from_tensors` makes them again."""
+        return {prefix + part.name: getattr(self, part.name).contiguous().cpu() for part in fields(self)}
+
+    @staticmethod
+    def from_tensors(tensors: dict[str, Tensor], prefix: str) -> Moments | None:
+        """Those that are among some tensors, and are taken out of them; None where there are none.
+
+        Raises:
+            KeyError: where only some of the four are there.
+        """
+        if not any(name.startswith(prefix) for name in tensors):
+            return None
+        return Moments(*(tensors.pop(prefix + part.name) for part in fields(Moments)))
 
     def apply(self, f: Spectral, x: Tensor) -> Tensor:
         """f(Σ) x of each row, (B, *shape) as x.
 
         Args:
             f: maps variances (k,) or () to as many, or to (B, k) and (B, 1), another function for each row.
-            x: (B, *shape), of the type of these.
+            x: (B, *shape), of the type of mean and axes.
         """
-        flat = x.reshape(len(x), math.prod(x.shape[1:]))
-        rest = f(self.rest.reshape(1))
-        found = rest * flat
+        flat, rest = x.reshape(len(x), math.prod(x.shape[1:])), f(self.rest.reshape(1))
+        found = rest.to(x) * flat
         if len(self.variances):
-            found = found + ((f(self.variances) - rest) * (flat @ self.axes)) @ self.axes.T
+            found = found + ((f(self.variances) - rest).to(x) * (flat @ self.axes)) @ self.axes.T
         return found.reshape(x.shape)
 
     def total(self, f: Spectral, elements: int) -> Tensor:

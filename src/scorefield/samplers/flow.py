@@ -24,7 +24,7 @@ from scorefield.model import Denoiser, of_places
 from scorefield.noise import NoiseLevel, mix
 from scorefield.ode import Integrated, OnAttempt, integrate
 from scorefield.polar import angle, radius
-from scorefield.samplers.loop import OnStep
+from scorefield.samplers.loop import OnStep, from_normal, to_normal
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,10 +97,9 @@ def encode(model: Denoiser, x0: Tensor, *, rtol: float = 1e-4, atol: float = 1e-
         rtol, atol, rows: as in `probability_flow`.
     """
     schedule = model.schedule
-    low, high = schedule.at(schedule.t_min, like=x0), schedule.at(schedule.t_max, like=x0)
-    x = low.alpha.to(x0.dtype) * x0
+    x = schedule.at(schedule.t_min, like=x0).alpha.to(x0.dtype) * x0
     found = probability_flow(model, x, schedule.t_min, schedule.t_max, rtol=rtol, atol=atol, rows=rows)
-    return replace(found, x=found.x / radius(high, model.sigma_data).to(x0.dtype))
+    return replace(found, x=to_normal(model, found.x, schedule.t_max))
 
 
 def decode(model: Denoiser, z: Tensor, *, rtol: float = 1e-4, atol: float = 1e-4, rows: range | None = None) -> Flowed:
@@ -112,10 +111,9 @@ def decode(model: Denoiser, z: Tensor, *, rtol: float = 1e-4, atol: float = 1e-4
         rtol, atol, rows: as in `probability_flow`.
     """
     schedule = model.schedule
-    low, high = schedule.at(schedule.t_min, like=z), schedule.at(schedule.t_max, like=z)
-    x = radius(high, model.sigma_data).to(z.dtype) * z
+    x = from_normal(model, z, schedule.t_max)
     found = probability_flow(model, x, schedule.t_max, schedule.t_min, rtol=rtol, atol=atol, rows=rows)
-    return replace(found, x=found.x / low.alpha.to(z.dtype))
+    return replace(found, x=found.x / schedule.at(schedule.t_min, like=z).alpha.to(z.dtype))
 
 
 def interpolate(

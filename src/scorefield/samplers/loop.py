@@ -1,6 +1,6 @@
 """The one loop of every sampler: at each level of a grid the corrector stays, then the predictor goes down.
 
-x ~ N(0, α²σ_data² + σ²) at the first level;   at each t:  x ← corrector(x, t),  x ← predictor(x, t → s);
+x ~ N(α μ, α²Σ + σ²I) at the first level;   at each t:  x ← corrector(x, t),  x ← predictor(x, t → s);
 where the grid rises, t < s:  x ← x noised from t to s;   last, without noise:  x ← E[x0 given x]   (Tweedie)
 """
 
@@ -17,7 +17,6 @@ from torch import Tensor
 from scorefield.errors import SamplingError
 from scorefield.model import Denoiser
 from scorefield.noise import Time
-from scorefield.polar import radius
 from scorefield.randomness import Noise, Stream
 
 # Called with step, t, x, and E[x0 given x] where the walk has asked for it.
@@ -196,9 +195,25 @@ def first_draw(
     dtype: torch.dtype,
     device: torch.device | str,
 ) -> Tensor:
-    """x ~ N(0, α²σ_data² + σ²) at the level t, (len(rows), *shape)."""
-    scale = radius(model.schedule.at(t), model.sigma_data)
-    return Stream(seed, "first draw").normal(rows, shape, dtype=dtype, device=device) * scale.to(dtype).to(device)
+    """x ~ N(α μ, α²Σ + σ²I) at the level t, with the mean and covariance of the data, (len(rows), *shape)."""
+    z = Stream(seed, "first draw").normal(rows, shape, dtype=dtype, device=device)
+    return from_normal(model, z, t)
+
+
+def from_normal(model: Denoiser, z: Tensor, t: Time) -> Tensor:
+    """α μ + (α²Σ + σ²I)^{½} z at one level: the Gaussian that data are taken for where noise drowns them."""
+    level, exact = model.schedule.at(t), z.double()  # in float64, as rounded products differ between batches
+    moments = model.terminal.to(exact)
+    spread = moments.apply(lambda variance: (level.alpha**2 * variance + level.sigma**2).sqrt(), exact)
+    return (spread + level.alpha.to(exact) * moments.mean).to(z)
+
+
+def to_normal(model: Denoiser, x: Tensor, t: Time) -> Tensor:
+    """The inverse of `from_normal`."""
+    level, exact = model.schedule.at(t), x.double()
+    moments = model.terminal.to(exact)
+    centred = exact - level.alpha.to(exact) * moments.mean
+    return moments.apply(lambda variance: (level.alpha**2 * variance + level.sigma**2).rsqrt(), centred).to(x)
 
 
 def _check_grid(grid: Tensor, denoise: bool) -> None:
