@@ -470,6 +470,33 @@ def test_a_box_that_holds_the_data_changes_nothing_of_the_truth(schedule: Schedu
     assert torch.allclose(found.epsilon, expected.epsilon, rtol=1e-12)
 
 
+@pytest.mark.parametrize("bounds", [0.1, 100.0])
+def test_a_bounded_denoiser_reads_the_same_with_and_without_gradients(bounds: float) -> None:
+    model = Bounded(network(VP(), edm_f(SIGMA_DATA)), torch.full((2,), -bounds), torch.full((2,), bounds))
+    x_t = normals(6, 2)
+    expected = model(x_t, 0.5)
+    with torch.no_grad():
+        found = model(x_t, 0.5)
+    assert (found.x0.abs() < 1.2 * bounds - 1e-9).any()
+    assert (found.x0.abs() >= 1.2 * bounds - 1e-9).any() == (bounds < 1)
+    assert torch.equal(found.x0, expected.x0)
+    assert torch.equal(found.epsilon, expected.epsilon)
+    assert expected.epsilon.requires_grad
+    assert not found.epsilon.requires_grad
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_a_compiled_denoiser_says_the_same_in_one_graph(gradients: bool) -> None:
+    plain = Bounded(network(VP(), edm_f(SIGMA_DATA)), -torch.ones(2), torch.ones(2))
+    compiled = torch.compile(plain, backend="aot_eager", fullgraph=True)
+    x_t, t = normals(6, 2), torch.linspace(0.2, 0.8, 6, dtype=torch.float64)
+    with torch.set_grad_enabled(gradients):
+        found, expected = compiled(x_t, t), plain(x_t, t)
+    assert torch.allclose(found.x0, expected.x0, rtol=1e-12)
+    assert torch.allclose(found.epsilon, expected.epsilon, rtol=1e-12)
+    assert found.epsilon.requires_grad == gradients
+
+
 class Runaway(nn.Module):
     """Far out it is wrong in proportion to how far."""
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from scorefield.betas import linear_betas, linear_betas_between
 from scorefield.discrete import Discrete
 from scorefield.errors import OptionError
-from scorefield.noise import EDM, VE, VP, Clean, Cosine, Flow, Schedule, SubVP, mix
+from scorefield.noise import EDM, VE, VP, Clean, Cosine, Flow, NoiseLevel, Schedule, SubVP, mix
 
 BETAS = tuple(float(b) for b in torch.linspace(1e-3, 0.2, 30, dtype=torch.float64))
 SIGMAS = tuple(0.01 * 1.4**k for k in range(20))
@@ -242,6 +242,31 @@ def test_one_time_stays_one_number(name: str) -> None:
     for time in (t, torch.tensor(t, dtype=torch.float64)):
         for level in (schedule.at(time), schedule.at(time, like=torch.zeros(5, 2, 2))):
             assert level.alpha.shape == level.sigma.shape == level.d_sigma.shape == ()
+
+
+@each
+def test_the_levels_of_a_grid_one_by_one_are_levels(name: str) -> None:
+    schedule = SCHEDULES[name]
+    grid = times(schedule, 7)
+
+    def coefficients(level: NoiseLevel) -> tuple[Tensor, ...]:
+        asked.append(level)
+        return level.alpha, level.drift
+
+    asked: list[NoiseLevel] = []
+    levels = schedule.at(grid).each()
+    assert [float(level) for level in levels] == grid.tolist()
+    for t, level in zip(grid, levels, strict=True):
+        assert schedule.at(level, like=torch.zeros(5, 2)) is level
+        alone = schedule.at(t)
+        for part in ("t", "alpha", "sigma", "d_alpha", "d_sigma", "drift", "diffusion_squared", "snr", "log_snr"):
+            found, expected = getattr(level, part), getattr(alone, part)
+            assert found.shape == ()
+            assert torch.allclose(found, expected, rtol=1e-10, atol=0), part
+        # In numbers the same, which are made for all levels at once.
+        assert level.once(coefficients) == (float(level.alpha), float(level.drift))
+    assert len(asked) == 1
+    assert asked[0].t.shape == (7,)
 
 
 @each

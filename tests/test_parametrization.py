@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from scorefield.discrete import Discrete
 from scorefield.noise import EDM, VE, VP, Cosine, Flow, NoiseLevel, Schedule, SubVP
-from scorefield.parametrization import EPSILON, SCORE, VELOCITY, X0, Estimate, Parametrization, V, edm_f
+from scorefield.parametrization import EPSILON, SCORE, VELOCITY, X0, Estimate, Parametrization, V, edm_f, when_asked
 from scorefield.randomness import Stream
 
 SIGMA_DATA = 0.7
@@ -127,6 +128,56 @@ def test_types_follow_x_t() -> None:
         y = notation.of(x0.float(), epsilon.float(), level)
         estimate = notation.split(y.bfloat16(), x_t.float(), level)
         assert (y.dtype, estimate.x0.dtype, estimate.epsilon.dtype) == (torch.float32,) * 3, name
+
+
+# -- what is read later -----------------------------------------------------------------------------------------------
+
+
+@each_schedule
+@pytest.mark.parametrize("name", NOTATIONS)
+def test_noise_that_is_read_later_is_the_noise_that_is_read_at_once(name: str, schedule: Schedule) -> None:
+    # At levels of the rows, and at one of a grid, whose coefficients are plain numbers.
+    _, _, x_t, level = some(schedule)
+    output = 5 * Stream(1, "output").normal(9, (2, 3), dtype=torch.float64)
+    for one in (level, schedule.at(level.t.flatten()).each()[4]):
+        at_once = NOTATIONS[name].split(output, x_t, one)
+        with torch.no_grad():
+            later = NOTATIONS[name].split(output, x_t, one)
+        assert torch.equal(later.x0, at_once.x0)
+        assert torch.equal(later.epsilon, at_once.epsilon)
+        assert torch.equal(replace(later, x0=x_t).epsilon, at_once.epsilon)
+        assert torch.equal(replace(later, epsilon=x_t).epsilon, x_t)
+
+
+def test_noise_is_made_once_and_only_when_it_is_read() -> None:
+    x0, epsilon, x_t, level = some(VP())
+    made: list[int] = []
+
+    def make() -> Tensor:
+        made.append(1)
+        return epsilon
+
+    with torch.no_grad():
+        estimate = Estimate(x0, when_asked(make, x_t), level)
+        assert estimate.x0 is x0
+        assert not made
+        assert estimate.epsilon is estimate.epsilon is epsilon
+        assert torch.equal(estimate.v, Estimate(x0, epsilon, level).v)
+    assert made == [1]
+
+
+def test_gradients_are_those_of_the_moment_of_the_estimate_not_of_the_reading() -> None:
+    _, _, x_t, level = some(VP())
+    output = torch.ones_like(x_t).requires_grad_()
+    estimate = X0.split(output, x_t, level)
+    with torch.no_grad():
+        read = estimate.epsilon
+    # ε = (x_t − α x0)/σ, of which the gradient in x0 is −α/σ.
+    (gradient,) = torch.autograd.grad(read.sum(), output)
+    assert torch.allclose(gradient, (-level.alpha / level.sigma).expand_as(x_t), rtol=1e-12)
+    with torch.no_grad():
+        silent = X0.split(output.detach(), x_t.clone().requires_grad_(), level)
+    assert not silent.epsilon.requires_grad
 
 
 # -- errors and weights -----------------------------------------------------------------------------------------------

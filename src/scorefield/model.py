@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from scorefield.calculus import plain_attention
 from scorefield.errors import OptionError
 from scorefield.moments import Moments
-from scorefield.noise import Clean, NoiseLevel, Schedule, Time
-from scorefield.parametrization import X0, Estimate, Parametrization
+from scorefield.noise import Clean, NoiseLevel, Schedule, Time, times
+from scorefield.parametrization import X0, Estimate, Parametrization, when_asked
 
 _LARGEST_LOG_SNR = 40.0  # of c_noise: at α = 0, where a flow begins, there is no data left and log snr = −∞
 
@@ -181,20 +181,20 @@ class NetworkDenoiser(Denoiser):
         """
         if self.condition_features and self.condition is None:
             raise OptionError("this model is conditional: bind a condition with `given` first")
-        if not torch.compiler.is_compiling() and not level.sigma.all():
+        c_in, c_noise, sigma = level.once(self._input_coefficients)
+        if not torch.compiler.is_compiling() and not (sigma.all() if isinstance(sigma, Tensor) else sigma):
             raise OptionError(
                 f"{type(self).__name__} knows levels with noise only, this one has none: choose another law of t, or "
                 "DataScore or ScoreNetwork for the score of the data themselves"
             )
-        c_in, c_noise = level.once(self._input_coefficients)
         if not isinstance(c_in, Tensor) or not isinstance(c_noise, Tensor):
-            return c_in * x_t, torch.full((1,), float(c_noise), dtype=x_t.dtype, device=x_t.device)
+            return times(float(c_in), x_t), torch.full((1,), float(c_noise), dtype=x_t.dtype, device=x_t.device)
         return c_in.to(x_t.dtype) * x_t, c_noise.reshape(-1).to(x_t.dtype)
 
-    def _input_coefficients(self, level: NoiseLevel) -> tuple[Tensor, Tensor]:
-        """c_in and c_noise of (1), float64, shaped like the level."""
+    def _input_coefficients(self, level: NoiseLevel) -> tuple[Tensor, Tensor, Tensor]:
+        """c_in and c_noise of (1), and σ; float64, shaped like the level."""
         c_noise = -level.log_snr.clamp(min=-_LARGEST_LOG_SNR) / 8
-        return self.input_scale(level), c_noise if self.noise_conditional else torch.zeros_like(c_noise)
+        return self.input_scale(level), c_noise if self.noise_conditional else torch.zeros_like(c_noise), level.sigma
 
     def input_scale(self, level: NoiseLevel) -> Tensor:
         """c_in of (1), or 1/σ_data where the network is not told the level; float64, shaped like the level."""
@@ -312,8 +312,12 @@ class Bounded(Denoiser):
     def forward(self, x_t: Tensor, t: Time) -> Estimate:
         estimate: Estimate = self.denoiser(x_t, t)
         x0 = estimate.x0.clamp(self.low.to(x_t), self.high.to(x_t))
-        implied = X0.split(x0, x_t, estimate.level).epsilon
-        return replace(estimate, x0=x0, epsilon=torch.where(x0 == estimate.x0, estimate.epsilon, implied))
+
+        def epsilon() -> Tensor:
+            implied = X0.split(x0, x_t, estimate.level).epsilon
+            return torch.where(x0 == estimate.x0, estimate.epsilon, implied)
+
+        return Estimate(x0, when_asked(epsilon, x_t), estimate.level, estimate.variance_share)
 
     def given(self, condition: Tensor) -> Bounded:
         return Bounded(self.denoiser.given(condition), self.low, self.high, margin=0)

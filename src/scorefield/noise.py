@@ -33,14 +33,12 @@ class NoiseLevel:
         schedule: the schedule it is a level of.
         t: float64, () or (B, 1, …, 1).
         alpha, sigma: α(t) and σ(t), shaped like t.
-        among: the levels (K,) that it was taken from by `each`, and its place there.
     """
 
     schedule: Schedule
     t: Tensor
     alpha: Tensor
     sigma: Tensor
-    among: tuple[NoiseLevel, int] | None = None
 
     def __float__(self) -> float:
         """t, of a level that is one for all rows."""
@@ -48,23 +46,15 @@ class NoiseLevel:
 
     def each(self) -> list[NoiseLevel]:
         """The levels of a grid, t (K,), one by one; they share what `once` makes of them."""
-        parts = zip(self.t.unbind(), self.alpha.unbind(), self.sigma.unbind(), strict=True)
-        return [NoiseLevel(self.schedule, *part, among=(self, place)) for place, part in enumerate(parts)]
+        return [_OneOf(self, place) for place in range(len(self.t))]
 
     def once(self, make: Callable[[NoiseLevel], tuple[Tensor, ...]]) -> tuple[Coefficient, ...]:
         """What a function makes of this level; for one of a grid it is called once for all, and gives plain numbers.
 
-        A walk over a grid then spends no time on numbers of one entry.
-
         Args:
             make: coefficients from a level, each shaped like it.
         """
-        if self.among is None:
-            return make(self)
-        whole, place = self.among
-        if make not in whole._made:
-            whole._made[make] = list(zip(*(part.tolist() for part in make(whole)), strict=True))
-        return whole._made[make][place]
+        return make(self)
 
     @cached_property
     def _made(self) -> dict[Callable[[NoiseLevel], tuple[Tensor, ...]], list[tuple[float, ...]]]:
@@ -72,10 +62,6 @@ class NoiseLevel:
 
     @cached_property
     def _slopes(self) -> tuple[Tensor, Tensor]:
-        if self.among is not None:
-            whole, place = self.among
-            return whole._slopes[0][place], whole._slopes[1][place]
-
         def both(t: Tensor) -> tuple[Tensor, Tensor]:
             return self.schedule.alpha(t), self.schedule.sigma(t)
 
@@ -113,15 +99,33 @@ class NoiseLevel:
         return 2 * self.sigma * (self.d_sigma - self.sigma * self.drift)
 
 
+class _OneOf(NoiseLevel):
+    """A level of a grid. It makes tensors of its own when asked only: most steps need plain numbers."""
+
+    _whole: NoiseLevel
+    _place: int
+
+    def __init__(self, whole: NoiseLevel, place: int) -> None:
+        vars(self).update(schedule=whole.schedule, _whole=whole, _place=place)
+
+    t = cached_property(lambda self: self._whole.t[self._place])
+    alpha = cached_property(lambda self: self._whole.alpha[self._place])
+    sigma = cached_property(lambda self: self._whole.sigma[self._place])
+    _slopes = cached_property(lambda self: tuple(slope[self._place] for slope in self._whole._slopes))
+
+    def once(self, make: Callable[[NoiseLevel], tuple[Tensor, ...]]) -> tuple[Coefficient, ...]:
+        made = self._whole._made
+        if make not in made:
+            made[make] = list(zip(*(part.tolist() for part in make(self._whole)), strict=True))
+        return made[make][self._place]
+
+
 def mix(a: Coefficient, x: Tensor, b: Coefficient, y: Tensor) -> Tensor:
-    """a·x + b·y, the coefficients brought from float64 to the type of x only here.
+    """a·x + b·y, like x; the coefficients are brought from float64 to its type only here.
 
     Args:
         a, b: coefficients that broadcast over x, both tensors or both plain numbers.
         x, y: tensors of one shape.
-
-    Returns:
-        a tensor like x.
     """
     if not isinstance(a, Tensor) or not isinstance(b, Tensor):
         return times(float(a), x).add_(y, alpha=float(b))

@@ -14,12 +14,39 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 
 from scorefield.noise import NoiseLevel, mix
+
+
+class _WhenAsked:
+    """A field that is given as a tensor or as what makes it, which is then called the first time it is read."""
+
+    def __get__(self, estimate: Estimate | None, owner: type[Estimate]) -> Tensor:
+        if estimate is None:
+            raise AttributeError("a field without a default")
+        value: Tensor | Callable[[], Tensor] = vars(estimate)["epsilon"]
+        if not isinstance(value, Tensor):
+            value = vars(estimate)["epsilon"] = value()
+        return value
+
+    def __set__(self, estimate: Estimate, value: Tensor | Callable[[], Tensor]) -> None:
+        vars(estimate)["epsilon"] = value
+
+
+def when_asked(make: Callable[[], Tensor], x_t: Tensor) -> Tensor | Callable[[], Tensor]:
+    """A function, to be ε of an estimate; or what it makes, where gradients may be taken, which are those of now.
+
+    Most steps of a sampler, under `no_grad`, read x0 alone. What they do not read costs them nothing.
+
+    Args:
+        make: gives ε, (B, *shape).
+        x_t: the noisy data it is made of, (B, *shape).
+    """
+    return make() if torch.is_grad_enabled() or x_t.requires_grad or torch.compiler.is_compiling() else make
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,15 +55,15 @@ class Estimate:
 
     Args:
         x0: E[x0 given x_t], (B, *shape).
-        epsilon: E[ε given x_t], (B, *shape).
+        epsilon: E[ε given x_t], (B, *shape), or what `when_asked` makes of it.
         level: the noise level of x_t.
         variance_share: (B, *shape), where a model that learns the variance of a step down puts its logarithm, 0 being
             log β̃ and 1 log β (Nichol & Dhariwal 2021, Eq. 15, arXiv:2102.09672); None where it is not learned.
     """
 
     x0: Tensor
-    epsilon: Tensor
-    level: NoiseLevel
+    epsilon: _WhenAsked = _WhenAsked()
+    level: NoiseLevel  # type: ignore[misc]  # the line above gives no default
     variance_share: Tensor | None = None
 
     @property
@@ -101,7 +128,8 @@ class Parametrization:
             where = level.t.flatten() if not isinstance(d, Tensor) else level.t.flatten()[(d == 0).flatten()]
             raise ValueError(f"{self.name} does not determine x0 at t = {where[0]:g}, where its determinant is zero")
         output = output.to(x_t.dtype)
-        return Estimate(mix(solution[0], output, solution[1], x_t), mix(solution[2], x_t, solution[3], output), level)
+        epsilon = partial(mix, solution[2], x_t, solution[3], output)
+        return Estimate(mix(solution[0], output, solution[1], x_t), when_asked(epsilon, x_t), level)
 
     def _solution(self, level: NoiseLevel) -> tuple[Tensor, ...]:
         """d, then the two rows of (1), of x0 in (y, x_t) and of ε in (x_t, y)."""

@@ -104,6 +104,20 @@ def test_ddim_as_its_paper_has_it(schedule: Schedule, mixture: Mixture) -> None:
 # -- laws -------------------------------------------------------------------------------------------------------------
 
 
+class Shrinking(Denoiser):
+    """x0 of N(0, 1) data, number by number: the same to the bit in any batch."""
+
+    sigma_data = 1.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.schedule = EDM(0.1, 10.0)
+
+    def forward(self, x_t: Tensor, t: Time) -> Estimate:
+        level = self.schedule.at(t, like=x_t)
+        return X0.split(x_t / (1 + float(level.sigma) ** 2), x_t, level)
+
+
 class Watched(Denoiser):
     """A model that remembers what it was asked and said."""
 
@@ -156,6 +170,70 @@ def test_row_i_is_the_same_to_the_bit_whatever_is_drawn_with_it(mixture: Mixture
         parts = [solver(model, range(a, b), (2,), seed=3) for a, b in itertools.pairwise((0, 1, 17, 50))]
         assert torch.equal(torch.cat(parts), whole)
         assert not torch.equal(solver(model, 50, (2,), seed=4), whole)
+
+
+def random_table(steps: int) -> FittedStep:
+    """A step with weights at random, of the newest estimate only or of all."""
+    numbers = Stream(5, "weights").normal(steps, (steps + 1,), dtype=torch.float64) / steps
+    return FittedStep(tuple(tuple(row[: i + 2 if i % 3 else 2].tolist()) for i, row in enumerate(numbers)))
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2,), (3, 5)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_sum_of_many_estimates_is_the_same_to_the_bit_in_any_batch(
+    shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    # A matrix product sums in another order where its tile ends, so that rows at the end of a batch would differ.
+    model, grid = Shrinking(), karras(EDM(0.1, 10.0), 21)
+    start = 10 * Stream(6, "start").normal(67, shape, dtype=dtype)
+    step = random_table(20)
+
+    def walk(rows: slice) -> Tensor:
+        return sample(model, len(start[rows]), shape, grid, step, seed=0, denoise=False, start=start[rows])
+
+    whole = walk(slice(None))
+    for a, b in itertools.pairwise((0, 1, 4, 20, 53, 66, 67)):
+        assert torch.equal(walk(slice(a, b)), whole[a:b])
+
+
+def test_a_step_is_the_sum_of_all_estimates_with_its_row_of_the_table() -> None:
+    # Against the sum as the module's first line has it, on x̂0_j that are known.
+    model, grid, step = Shrinking(), karras(EDM(0.1, 10.0), 13), random_table(12)
+    x, memory = 10 * Stream(6, "start").normal(5, (2,), dtype=torch.float64), None
+    seen: list[Tensor] = []
+    for i, (t, s) in enumerate(itertools.pairwise(grid)):
+        seen.insert(0, model(x, t).x0)
+        keep, *shares = step.weights[i]
+        expected = keep * x + torch.stack([b * one for b, one in zip(shares, seen, strict=False)]).sum(0)
+        x, memory = step(model, x, t, s, memory, Noise(Stream(0, "none"), range(5), i))
+        assert torch.allclose(x, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_a_memory_may_be_walked_on_from_twice() -> None:
+    model, grid, step = Shrinking(), karras(EDM(0.1, 10.0), 6), random_table(5)
+    noise = Noise(Stream(0, "none"), range(3), 0)
+    x, memory = torch.ones(3, 2), None
+    for t, s in itertools.pairwise(grid[:3]):
+        x, memory = step(model, x, t, s, memory, noise)
+    assert memory is not None
+    kept = memory.clone()
+    first, after = step(model, x, grid[2], grid[3], memory, noise)
+    step(model, first, grid[3], grid[4], after, noise)
+    again, _ = step(model, x, grid[2], grid[3], memory, noise)
+    assert torch.equal(memory, kept)
+    assert torch.equal(again, first)
+
+
+def test_weights_that_cancel_are_not_rounded_to_the_type_of_x() -> None:
+    # x0 is 1 at all levels, and 32.4 − 31.4 leave 1. In bfloat16 they would be 32.5 and 31.375.
+    class One(Shrinking):
+        def forward(self, x_t: Tensor, t: Time) -> Estimate:
+            return X0.split(torch.ones_like(x_t), x_t, self.schedule.at(t, like=x_t))
+
+    step = FittedStep(((0.0, 1.0), (0.0, 32.4, -31.4)))
+    end = sample(One(), 2, (2,), karras(EDM(0.1, 10.0), 3), step, seed=0, denoise=False, dtype=torch.bfloat16)
+    assert end.dtype == torch.bfloat16
+    assert (end == 1).all()
 
 
 def test_types_are_kept_and_x_is_left_as_it_was(mixture: Mixture) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -23,7 +24,9 @@ from scorefield.noise import Schedule, Time, times
 from scorefield.randomness import Noise
 from scorefield.samplers.loop import OnStep, sample
 
-Memory = tuple[Tensor, ...]  # E[x0 given x] at the levels passed, the newest first
+# What the estimates so far add to x in each of the steps to come, (number of steps to come, B, *shape). An estimate is
+# added to all of them as soon as it is there, by one operation whose result in a row depends on nothing but the row.
+Memory = Tensor
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,29 @@ class FittedStep:
     def __call__(
         self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: Memory | None, noise: Noise
     ) -> tuple[Tensor, Memory]:
-        seen = (model(x, t).x0, *(memory or ()))
-        keep, *shares = self.weights[len(seen) - 1]
-        x = times(keep, x)
-        for share, x0 in zip(shares, seen, strict=False):
-            x = x.add_(x0, alpha=share)
-        return x, seen
+        step = 0 if memory is None else len(self.weights) - len(memory)
+        shares, x0 = self._shares(x)[step], model(x, t).x0
+        sums = shares * x0 if memory is None else torch.addcmul(memory, shares, x0)
+        return times(self.weights[step][0], x).add_(sums[0]), sums[1:]
+
+    def _shares(self, like: Tensor) -> Sequence[Tensor]:
+        """For each step j the b_ij of its x̂0_j from i = j on, (number of steps from j on, 1, …, 1); made once."""
+        kind = like.dtype, like.device, like.ndim
+        if kind not in self._made:
+            steps = len(self.weights)
+            rows = [[*row[:0:-1]] for row in self.weights]  # the oldest first, i + 1 with those that are left out
+            rows = [[0.0] * (i + 1 - len(row)) + row for i, row in enumerate(rows)]
+            flat = [rows[i][j] for j in range(steps) for i in range(j, steps)]
+            # In lower precision each weight would be wrong by as much as a whole sum may be.
+            dtype = torch.promote_types(like.dtype, torch.float32)
+            with torch.inference_mode(False):
+                values = torch.tensor(flat, dtype=dtype, device=like.device).reshape(-1, *[1] * like.ndim)
+                self._made[kind] = values.split([steps - j for j in range(steps)])
+        return self._made[kind]
+
+    @cached_property
+    def _made(self) -> dict[tuple[torch.dtype, torch.device, int], Sequence[Tensor]]:
+        return {}
 
 
 @dataclass(frozen=True)
@@ -124,13 +144,17 @@ class FittedSolver:
             rows,
             shape,
             self.grid(model.schedule),
-            FittedStep(self.weights),
+            self._step,
             seed=seed,
             denoise=len(self.weights) < len(self.times),
             start=start,
             device=device,
             on_step=on_step,
         )
+
+    @cached_property
+    def _step(self) -> FittedStep:
+        return FittedStep(self.weights)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as they are in solvers.json."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -127,7 +128,7 @@ class _Walk:
         model, down, stay, up = self.model, *(Stream(self.seed, n) for n in ("predictor", "corrector", "renoise"))
         memory, last = None, len(self.grid) - 1
         levels = model.schedule.at(self.grid).each()
-        rises = (self.grid.diff() > 0).tolist()
+        rises = [s > t for t, s in pairwise(self.grid.tolist())]
         seen: list[Tensor] = []
 
         def listen(module: Any, inputs: tuple[Any, ...], estimate: Any) -> None:
@@ -219,12 +220,13 @@ def to_normal(model: Denoiser, x: Tensor, t: Time) -> Tensor:
 def _check_grid(grid: Tensor, denoise: bool) -> None:
     if grid.ndim != 1 or len(grid) < 1:
         raise SamplingError(f"a grid is a list of at least one level, got shape {tuple(grid.shape)}")
-    if not grid.isfinite().all():
-        raise SamplingError(f"a grid is finite, got {grid[~grid.isfinite()][0]:g}")
-    if (grid.diff() == 0).any():
-        place = int((grid.diff() == 0).nonzero()[0])
-        raise SamplingError(f"a grid goes down or up, never stays: levels {place} and {place + 1} are {grid[place]:g}")
-    if denoise and grid[-1] > grid.min():
+    levels = grid.tolist()
+    for place, (t, s) in enumerate(pairwise((*levels, math.inf))):
+        if not math.isfinite(t):
+            raise SamplingError(f"a grid is finite, got {t:g}")
+        if s == t:
+            raise SamplingError(f"a grid goes down or up, never stays: levels {place} and {place + 1} are {t:g}")
+    if denoise and levels[-1] > min(levels):
         raise SamplingError(
-            f"a walk to clean data ends at its lowest level, got {grid[-1]:g} at the end and {grid.min():g} before"
+            f"a walk to clean data ends at its lowest level, got {levels[-1]:g} at the end and {min(levels):g} before"
         )

@@ -22,6 +22,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import zip_longest
 from typing import NamedTuple
 
 import torch
@@ -29,7 +30,7 @@ from torch import Tensor
 
 from scorefield.errors import SamplingError
 from scorefield.model import Denoiser
-from scorefield.noise import Schedule, Time, times
+from scorefield.noise import NoiseLevel, Schedule, Time, times
 from scorefield.randomness import Noise
 
 Weights = Callable[[Sequence[float], float], list[float]]
@@ -217,18 +218,21 @@ class UniPC:
         self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: Memory | None, noise: Noise
     ) -> tuple[Tensor, Memory]:
         now, below = _places(model.schedule, t, s)
-        here, past = Seen(now.log_ratio, model(x, t).x0), _past(memory, now)
-        if past:
-            x = self._corrected(x, now, here, past)
-        seen = (here, *past)[: self.order]
-        return _down(x, now, below, seen, _unipc_weights, 0.0, noise), _kept(seen)
+        seen = (Seen(now.log_ratio, model(x, t).x0), *_past(memory, now))
+        keep, factors = _unipc_factors(self.order, now, below, _log_ratios(seen))
+        return _add(times(keep, x), factors, seen), _kept(seen[: self.order])
 
-    def _corrected(self, x: Tensor, now: _Place, here: Seen, past: Memory) -> Tensor:
-        nodes = [now.log_ratio - one.log_ratio for one in past]
-        predicted = [0.0, *_unipc_weights(nodes, nodes[0])]
-        corrected = _unipc_weights([0.0, *nodes], nodes[0])
-        moves = [now.alpha * (c - w) for c, w in zip(corrected, predicted, strict=True)]
-        return _add(x.clone(), moves, (here, *past))
+
+@lru_cache(maxsize=4096)
+def _unipc_factors(order: int, now: _Place, below: _Place, seen: tuple[float, ...]) -> tuple[float, list[float]]:
+    """The factors of x before it is corrected, and of x̂0 at the levels that were seen, from the two lines as one."""
+    keep, factors, _ = _factors(_unipc_weights, 0.0, now, below, seen[:order])
+    if len(seen) == 1:
+        return keep, factors
+    nodes = [now.log_ratio - one for one in seen[1:]]
+    predicted, corrected = [0.0, *_unipc_weights(nodes, nodes[0])], _unipc_weights([0.0, *nodes], nodes[0])
+    moves = [now.alpha * (c - w) for c, w in zip(corrected, predicted, strict=True)]
+    return keep, [keep * move + factor for move, factor in zip_longest(moves, factors, fillvalue=0.0)]
 
 
 def _unipc_weights(nodes: Sequence[float], length: float) -> list[float]:
@@ -237,27 +241,32 @@ def _unipc_weights(nodes: Sequence[float], length: float) -> list[float]:
 
 def _down(x: Tensor, now: _Place, below: _Place, seen: Memory, weights: Weights, eta: float, noise: Noise) -> Tensor:
     """(1) with (2)."""
-    h, rate = below.log_ratio - now.log_ratio, 1 + eta
-    if math.isinf(h):
-        seen = seen[:1]
-    w = _kept_weights(weights, tuple(rate * (below.log_ratio - one.log_ratio) for one in seen), rate * h)
-    kept = below.sigma / now.sigma * (math.exp(-eta * h) if eta else 1.0)
-    x = _add(times(kept, x), [below.alpha * value for value in w], seen)
-    if eta:
-        x = torch.add(x, noise.like(x), alpha=below.sigma * math.sqrt(-math.expm1(-2 * eta * h)))
-    return x
+    keep, factors, deviation = _factors(weights, eta, now, below, _log_ratios(seen))
+    x = _add(times(keep, x), factors, seen)
+    return torch.add(x, noise.like(x), alpha=deviation) if eta else x
 
 
 @lru_cache(maxsize=4096)
-def _kept_weights(weights: Weights, nodes: tuple[float, ...], length: float) -> list[float]:
-    """A grid is walked again and again, so its weights are kept."""
-    return weights(nodes, length)
+def _factors(
+    weights: Weights, eta: float, now: _Place, below: _Place, seen: tuple[float, ...]
+) -> tuple[float, list[float], float]:
+    """The factors in (1) with (2) of x, of x̂0 and of z. A grid is walked again and again, so they are kept."""
+    h, rate = below.log_ratio - now.log_ratio, 1 + eta
+    if math.isinf(h):
+        seen = seen[:1]
+    w = weights([rate * (below.log_ratio - one) for one in seen], rate * h)
+    keep = below.sigma / now.sigma * (math.exp(-eta * h) if eta else 1.0)
+    return keep, [below.alpha * value for value in w], below.sigma * math.sqrt(-math.expm1(-2 * eta * h))
 
 
 def _add(x: Tensor, factors: Sequence[float], seen: Memory) -> Tensor:
-    for factor, one in zip(factors, seen, strict=True):
+    for factor, one in zip(factors, seen, strict=False):  # over an infinite step only the newest counts
         x = x.add_(one.x0, alpha=factor)
     return x
+
+
+def _log_ratios(seen: Memory) -> tuple[float, ...]:
+    return tuple([one.log_ratio for one in seen])
 
 
 def _places(schedule: Schedule, t: Time, s: Time) -> tuple[_Place, _Place]:
@@ -268,11 +277,12 @@ def _places(schedule: Schedule, t: Time, s: Time) -> tuple[_Place, _Place]:
 
 
 def _place(schedule: Schedule, t: Time) -> _Place:
-    level = schedule.at(t)
-    alpha, sigma = float(level.alpha), float(level.sigma)
-    if alpha == 0 or sigma == 0:
-        return _Place(alpha, sigma, -math.inf if alpha == 0 else math.inf)
-    return _Place(alpha, sigma, math.log(alpha) - math.log(sigma))
+    alpha, sigma, log_ratio = schedule.at(t).once(_in_numbers)
+    return _Place(float(alpha), float(sigma), float(log_ratio))
+
+
+def _in_numbers(level: NoiseLevel) -> tuple[Tensor, Tensor, Tensor]:
+    return level.alpha, level.sigma, level.alpha.log() - level.sigma.log()
 
 
 def _past(memory: Memory | None, now: _Place) -> Memory:
@@ -281,7 +291,7 @@ def _past(memory: Memory | None, now: _Place) -> Memory:
 
 
 def _kept(seen: Memory) -> Memory:
-    return tuple(one for one in seen if one.log_ratio > -math.inf)
+    return seen if seen[0].log_ratio > -math.inf else ()
 
 
 def _check(order: int, highest: int, eta: float) -> None:

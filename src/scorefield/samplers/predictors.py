@@ -9,7 +9,8 @@ from torch import Tensor
 
 from scorefield.errors import SamplingError
 from scorefield.model import Denoiser
-from scorefield.noise import Time, mix
+from scorefield.noise import NoiseLevel, Time, mix
+from scorefield.parametrization import VELOCITY, Estimate
 from scorefield.randomness import Noise
 from scorefield.variational.step import Step, StepVariance, learned_or_small
 
@@ -37,7 +38,8 @@ class Ancestral:
     def __call__(self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: Any, noise: Noise) -> tuple[Tensor, Any]:
         estimate, below = model(x, t), model.schedule.at(s)
         if self.eta == 0:
-            return mix(float(below.alpha), estimate.x0, float(below.sigma), estimate.epsilon), None
+            alpha, sigma = below.once(_signal_and_noise)
+            return mix(float(alpha), estimate.x0, float(sigma), estimate.epsilon), None
         step = Step(model.schedule.at(t), below)
         kept = (below.sigma**2 - self.eta**2 * step.posterior_variance).clamp(min=0).sqrt()
         x = mix(float(below.alpha), estimate.x0, float(kept), estimate.epsilon)
@@ -52,7 +54,7 @@ class Euler:
     """x_s = x + (s − t) dx/dt: Euler's method on the probability flow (Song et al. 2021, Eq. 13, arXiv:2011.13456)."""
 
     def __call__(self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: Any, noise: Noise) -> tuple[Tensor, Any]:
-        return x.add(model(x, t).velocity, alpha=float(s) - float(t)), None
+        return _along(x, model(x, t), float(s) - float(t)), None
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,16 @@ class Heun:
 
     def __call__(self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: Any, noise: Noise) -> tuple[Tensor, Any]:
         h = float(s) - float(t)
-        d = model(x, t).velocity
-        d_next = model(x.add(d, alpha=h), s).velocity
-        return x.add(d + d_next, alpha=h / 2), None
+        here = model(x, t)
+        there = model(_along(x, here, h), s)
+        return _along(_along(x, here, h / 2), there, h / 2), None
+
+
+def _signal_and_noise(level: NoiseLevel) -> tuple[Tensor, Tensor]:
+    return level.alpha, level.sigma
+
+
+def _along(x: Tensor, estimate: Estimate, h: float) -> Tensor:
+    """x + h dx/dt, dx/dt = α′ x̂0 + σ′ ε̂, without a tensor for dx/dt."""
+    d_alpha, d_sigma = map(float, estimate.level.once(VELOCITY.row))
+    return x.add(estimate.x0, alpha=h * d_alpha).add_(estimate.epsilon, alpha=h * d_sigma)

@@ -2,7 +2,7 @@
 
 With a scale c of the data, u = σ/(cα + σ) and w = c x/(cα + σ),
 
-    w = (1 − u) x0 + u c ε,   dw/du = v = c E[ε given x] − E[x0 given x]                              (1)
+    w = (1 − u) x0 + u c ε,   dw/du = v = c E[ε given x] − E[x0 given x] = (w − E[x0 given x])/u      (1)
     w_s = w_t + Σ_j b_j v_j,   b_j = ∫ ℓ_j(u) du from u_t to u_s                                      (2)
 
 is the probability flow of every schedule at once, and straight for data of one point at any σ, where polynomials in
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from scorefield.errors import SamplingError
 from scorefield.model import Denoiser
-from scorefield.noise import NoiseLevel, Time, mix, times
+from scorefield.noise import NoiseLevel, Time, times
 from scorefield.randomness import Noise
 from scorefield.samplers.multistep import lagrange
 
@@ -31,11 +31,11 @@ class Slope(NamedTuple):
 
     Args:
         u: of the level.
-        v: (B, *shape).
+        fall: −u v = E[x0 given x] − w there, (B, *shape), by how far w falls until u = 0 if it goes straight on.
     """
 
     u: float
-    v: Tensor
+    fall: Tensor
 
 
 Memory = tuple[Slope, ...]  # the newest first
@@ -69,12 +69,12 @@ class StraightAdams:
         (u_t, r_t), (u_s, r_s) = _place(model.schedule.at(t), c), _place(model.schedule.at(s), c)
         if not u_s < u_t:
             raise SamplingError(f"a step down must end at less noise, got one from t = {float(t):g} to {float(s):g}")
-        estimate = model(x, t)
+        fall = model(x, t).x0.add(x, alpha=-1 / r_t)
         past = memory if memory and memory[0].u > u_t else ()  # nothing after a walk that went up again
-        seen = (Slope(u_t, mix(c, estimate.epsilon, -1.0, estimate.x0)), *past)[: self.order]
+        seen = (Slope(u_t, fall), *past)[: self.order]
         x = times(r_s / r_t, x)
-        for weight, one in zip(_weights(tuple(one.u - u_t for one in seen), u_s - u_t), seen, strict=True):
-            x = x.add_(one.v, alpha=r_s * weight)
+        for weight, one in zip(_weights(tuple([one.u - u_t for one in seen]), u_s - u_t), seen, strict=True):
+            x = x.add_(one.fall, alpha=-r_s * weight / one.u)
         return x, seen
 
 
@@ -86,5 +86,9 @@ def _weights(nodes: tuple[float, ...], h: float) -> list[float]:
 
 def _place(level: NoiseLevel, c: float) -> tuple[float, float]:
     """u, and x/w."""
-    alpha, sigma = float(level.alpha), float(level.sigma)
+    alpha, sigma = map(float, level.once(_signal_and_noise))
     return sigma / (c * alpha + sigma), (c * alpha + sigma) / c
+
+
+def _signal_and_noise(level: NoiseLevel) -> tuple[Tensor, Tensor]:
+    return level.alpha, level.sigma
