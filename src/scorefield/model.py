@@ -314,8 +314,7 @@ class Bounded(Denoiser):
         x0 = estimate.x0.clamp(self.low.to(x_t), self.high.to(x_t))
 
         def epsilon() -> Tensor:
-            implied = X0.split(x0, x_t, estimate.level).epsilon
-            return torch.where(x0 == estimate.x0, estimate.epsilon, implied)
+            return torch.where(x0 == estimate.x0, estimate.epsilon, X0.epsilon(x0, x_t, estimate.level))
 
         return Estimate(x0, when_asked(epsilon, x_t), estimate.level, estimate.variance_share)
 

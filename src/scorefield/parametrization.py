@@ -12,14 +12,14 @@ which converts every loss weight of the field into every other.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 
-from scorefield.noise import NoiseLevel, mix
+from scorefield.noise import Coefficient, NoiseLevel, mix
 
 
 class _WhenAsked:
@@ -123,16 +123,25 @@ class Parametrization:
         Raises:
             ValueError: where d = 0, as for a flow at α = 0 read through ε: there y says nothing of x0.
         """
+        solution, output = self._solved(level), output.to(x_t.dtype)
+        epsilon = partial(mix, solution[2], x_t, solution[3], output)
+        return Estimate(mix(solution[0], output, solution[1], x_t), when_asked(epsilon, x_t), level)
+
+    def epsilon(self, output: Tensor, x_t: Tensor, level: NoiseLevel) -> Tensor:
+        """The noise alone, as `split` reads it."""
+        solution = self._solved(level)
+        return mix(solution[2], x_t, solution[3], output.to(x_t.dtype))
+
+    def _solved(self, level: NoiseLevel) -> Sequence[Coefficient]:
+        """The two rows of (1) solved, of x0 in (y, x_t) and of ε in (x_t, y)."""
         d, *solution = level.once(self._solution)
         if not torch.compiler.is_compiling() and not (d.all() if isinstance(d, Tensor) else d):
             where = level.t.flatten() if not isinstance(d, Tensor) else level.t.flatten()[(d == 0).flatten()]
             raise ValueError(f"{self.name} does not determine x0 at t = {where[0]:g}, where its determinant is zero")
-        output = output.to(x_t.dtype)
-        epsilon = partial(mix, solution[2], x_t, solution[3], output)
-        return Estimate(mix(solution[0], output, solution[1], x_t), when_asked(epsilon, x_t), level)
+        return solution
 
     def _solution(self, level: NoiseLevel) -> tuple[Tensor, ...]:
-        """d, then the two rows of (1), of x0 in (y, x_t) and of ε in (x_t, y)."""
+        """d, then the two rows."""
         a, b = self.row(level)
         d = _determinant(a, b, level)
         return d, level.sigma / d, -b / d, a / d, -level.alpha / d
