@@ -13,6 +13,7 @@ from torch import Tensor
 from scorefield.model import Denoiser
 from scorefield.noise import Schedule
 from scorefield.samplers import grids
+from scorefield.samplers.choice import grids_to_try
 from scorefield.samplers.fitting import fit_solver
 from scorefield.samplers.grids import Grid
 from scorefield.samplers.loop import Predictor, sample
@@ -22,7 +23,8 @@ from scorefield.samplers.paths import Paths, follow
 from scorefield.samplers.straight import StraightAdams
 
 OURS, FITTED = "ours", "fitted"
-FITTED_GRIDS = ("measured", "karras", "geometric", "straight")
+MEASURED = ("measured, k = 3", "measured, k = 2")  # with the derivative of this order
+FITTED_GRIDS = (*MEASURED, "karras", "geometric", "straight")
 
 _SEED = 2  # of the paths; what is judged comes from streams of other names
 
@@ -99,37 +101,42 @@ def _walk(predictor: Predictor, spacing: Spacing, denoise: bool) -> Callable[[De
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """A solver with weights fitted to paths, on levels of a grid.
+    """A solver with weights fitted to paths, on levels of a grid or of the best of several, as the paths say.
 
     Args:
         library: as in `Method`.
         paths: exact ones, of noises that are not judged.
-        grid: where its levels lie.
-        name: of the grid.
+        grids: where its levels may lie, for a number of evaluations.
+        name: of the grids.
     """
 
     library: str
     paths: Paths
-    grid: Grid
+    grids: Callable[[int], tuple[Grid, ...]]
     name: str
 
     def fit(self, model: Denoiser, budget: int) -> Run:
-        solver = fit_solver(self.paths, self.grid, budget)
+        solver = fit_solver(self.paths, self.grids(budget)[0], budget, *self.grids(budget)[1:])
         return lambda counted, x: solver(counted, len(x), x.shape[1:], seed=0, start=x)
 
 
+def _only(grid: Grid) -> Callable[[int], tuple[Grid, ...]]:
+    return lambda budget: (grid,)
+
+
 def library(grid: str) -> str:
-    """What the fitted solvers of a grid are called: the plain word for the one that is measured."""
-    return FITTED if grid == "measured" else f"{FITTED}, {grid}"
+    """What the fitted solvers of one grid are called; the plain word is for those of the best of several."""
+    return f"{FITTED}, {grid}"
 
 
 def fitted(problem: Problem) -> list[Method]:
-    """Solvers fitted to a model's paths, on the grid that is measured along them and on three that are not."""
+    """Solvers fitted to a model's paths as `fit` does, and on each grid alone."""
     paths = follow(problem.model, range(problem.fit_rows), problem.shape, seed=_SEED, dtype=problem.dtype)
     spacings: dict[str, Grid] = {
-        "measured": measure_grid(paths),
+        **{name: measure_grid(paths, order) for name, order in zip(MEASURED, (3, 2), strict=True)},
         "karras": grids.karras,
         "geometric": grids.geometric,
         "straight": lambda schedule, n: grids.straight(schedule, n, scale=problem.model.sigma_data),
     }
-    return [Fitted(library(name), paths, spacings[name], f"{name} grid") for name in FITTED_GRIDS]
+    alone = [Fitted(library(name), paths, _only(spacings[name]), f"{name} grid") for name in FITTED_GRIDS]
+    return [Fitted(FITTED, paths, grids_to_try(paths), "best grid"), *alone]

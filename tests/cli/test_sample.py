@@ -39,7 +39,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, program: Callable[..., int])
     random = np.random.default_rng(1)
     write(Table(pa.table({"kind": ["a", "b"] * 30, "x": random.normal(size=60)})), folder / "data.csv")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "_FITTING_SHARE", 20.0)
+        patch.setattr(api, "_FITTING_SHARE", 30.0)
         assert program("fit", folder / "points.npy", "--out", folder / "solved", *TINY) == 0
     assert program("fit", folder / "points.npy", "--out", folder / "short", *TINY) == 0
     assert program("fit", folder / "data.csv", "--out", folder / "table", "--condition", "kind", *TINY) == 0
@@ -166,7 +166,7 @@ REFUSED = {
     "tolerance of heun": ("solved --out a.npy --sampler heun --tolerance 0.1", "adaptive samplers; heun takes steps"),
     "steps of adaptive": ("solved --out a.npy --sampler adaptive --steps 5", "it takes a tolerance, not 5 steps"),
     "steps of the adaptive sde": ("solved --out a.npy --sampler adaptive_sde --steps 5", "not 5 steps"),
-    "too few evaluations": ("solved --out a.npy --steps 3", "for 4 evaluations and more, got 3"),
+    "too few evaluations": ("solved --out a.npy --steps 1", "steps must be at least 2, got 1"),
     "one step": ("solved --out a.npy --steps 1", "steps must be at least 2, got 1"),
     "no solvers": ("short --out a.npy --sampler fitted", "no solver was fitted to this model"),
     "trajectory ending": (f"{WAY} way.npy", "way.npy: a trajectory is written as .npz, got the ending '.npy'"),

@@ -13,7 +13,7 @@ from scorefield.errors import OptionError, SamplingError
 from scorefield.exact import GaussianMixture
 from scorefield.noise import EDM, Schedule
 from scorefield.samplers import choice
-from scorefield.samplers.choice import COST, COUNTS, Solvers, fit_solvers
+from scorefield.samplers.choice import COST, COUNTS, Solvers, fit_solvers, grids_to_try
 from scorefield.samplers.fitted import FittedSolver
 from scorefield.samplers.paths import follow
 
@@ -75,7 +75,7 @@ def test_the_cost_is_what_is_asked_and_the_errors_are_what_other_rows_show(
     handle.remove()
     assert [each.steps for each in found.fitted] == [4, 8, 20]
     # The cost of a path is counted for the usual numbers; here for three.
-    assert asked == 4000 * (COST - 4 * sum(COUNTS) + 4 * (4 + 8 + 20))
+    assert asked == 4000 * (COST - 4 * sum(COUNTS) - (25 + 32 + 50) + 4 * (4 + 8 + 20))
     paths = follow(model, range(4000), (2,), seed=1)
     for each in found.fitted:
         ends = each(model, 4000, (2,), seed=1, start=paths.start)
@@ -84,6 +84,32 @@ def test_the_cost_is_what_is_asked_and_the_errors_are_what_other_rows_show(
         std_error = float(squares.std()) / math.sqrt(4000) / (2 * error)
         assert abs(error - each.error) < 5 * math.hypot(std_error, each.std_error)
     assert found.fitted[0].error > found.fitted[1].error > found.fitted[2].error
+
+
+def test_two_and_three_evaluations_have_solvers_of_their_own(mixture: Mixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert COUNTS[:3] == (2, 3, 4)
+    monkeypatch.setattr(choice, "COUNTS", COUNTS[:3])
+    found = fit_solvers(mixture(EDM(0.03, 80.0)), 1024, (2,), seed=0)
+    assert [found.at_most(steps).steps for steps in (2, 3, 4)] == [2, 3, 4]
+    errors = [each.error for each in found.fitted]
+    assert 1 > errors[0] > errors[1] > errors[2]
+
+
+@pytest.mark.parametrize("sigma_data", [1.0, 7.0])
+def test_the_grids_to_try_are_of_the_model_and_all_differ(mixture: Mixture, sigma_data: float) -> None:
+    # In units of the data they are the same for the same mixture seven times as large.
+    model = mixture(EDM(0.03, 80.0))
+    large = model.standardised(
+        torch.zeros(2), torch.full((2,), 1 / sigma_data), EDM(0.03 * sigma_data, 80.0 * sigma_data)
+    )
+    tried = [grids_to_try(follow(each, range(64), (2,), seed=0, dtype=torch.float64)) for each in (model, large)]
+    assert [len(tried[0](steps)) for steps in (5, 20, 25, 50)] == [3, 3, 4, 4]
+    grids = [each(25) for each in tried]
+    levels, others = ([grid(each.schedule, 9) for grid in of] for each, of in zip((model, large), grids, strict=True))
+    for one, other in zip(levels, others, strict=True):
+        assert torch.allclose(other, sigma_data * one, rtol=1e-4)
+    inner = torch.stack(levels)[:, 1:-1].log()
+    assert float(torch.cdist(inner, inner).fill_diagonal_(9).min()) > 0.1
 
 
 def test_the_seed_decides_to_the_bit_and_the_rows_are_none_that_sample_draws(

@@ -253,6 +253,21 @@ def test_the_ending_of_less_error_is_taken(mixture: Mixture) -> None:
     assert 0 in kinds
 
 
+def test_of_several_grids_the_nearest_is_taken_with_the_better_ending_of_the_first(mixture: Mixture) -> None:
+    paths = follow_all(mixture(EDM(0.03, 80.0)), 32)
+    tried, kept = (karras, straight, geometric), set()
+    for first, steps in ((karras, 4), (straight, 4), (geometric, 3), (geometric, 16)):
+        alone = fit_solver(paths, first, steps)
+        leads_on = len(alone.weights) == steps
+        levels = [each(paths.model.schedule, steps + leads_on).tolist()[:steps] for each in tried]
+        found = [rms(regress(paths, times, slice(0, 16))[1] - paths.end) for times in levels]
+        solver = fit_solver(paths, first, steps, *(each for each in tried if each is not first))
+        assert list(solver.times) == levels[found.index(min(found))]
+        assert (len(solver.weights) == steps) == leads_on
+        kept.add((solver.times == alone.times, leads_on))
+    assert {taken for taken, _ in kept} == {True, False}  # the first is kept where it is the nearest, and only there
+
+
 # -- equivalences -----------------------------------------------------------------------------------------------------
 
 

@@ -37,7 +37,7 @@ def straight_time(schedule: Schedule, times: Tensor, c: float) -> Tensor:
 
 
 def bend(q: Tensor, order: int) -> Tensor:
-    """‖dᵏv/duᵏ‖ of N(0, 1) with c = 1, at u = ½ + q, up to a factor.
+    """‖dᵏv/duᵏ‖ over √((1 − u)² + u²) of N(0, 1) with c = 1, at u = ½ + q, up to a factor.
 
     There w = z √((1 − u)² + u²) = z √2 √(¼ + q²) with one z a path, and v = dw/du. What follows are the derivatives
     2, 3 and 4 of √(a² + q²), a = ½.
@@ -45,9 +45,9 @@ def bend(q: Tensor, order: int) -> Tensor:
     a2 = 0.25
     total = a2 + q**2
     return {
-        1: a2 / total**1.5,
-        2: (3 * a2 * q / total**2.5).abs(),
-        3: (3 * a2 * (4 * q**2 - a2) / total**3.5).abs(),
+        1: a2 / total**2,
+        2: (3 * a2 * q / total**3).abs(),
+        3: (3 * a2 * (4 * q**2 - a2) / total**4).abs(),
     }[order]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -14,14 +14,15 @@ from scorefield.model import Denoiser
 from scorefield.noise import Schedule
 from scorefield.samplers.fitted import FittedSolver
 from scorefield.samplers.fitting import fit_solver
-from scorefield.samplers.grids import straight
+from scorefield.samplers.grids import Grid, geometric, straight
 from scorefield.samplers.measured import measure_grid
-from scorefield.samplers.paths import INTERVALS, follow
+from scorefield.samplers.paths import INTERVALS, Paths, follow
 
 TOLERANCE = 0.01  # of the data's deviation: far below what training leaves, and cheap
-COUNTS = (4, 5, 6, 8, 10, 12, 16, 20, 25, 32, 50)
-# Evaluations that a path of `fit_solvers` costs: itself, and each solver on either grid with either ending.
-COST = INTERVALS + 7 + sum(4 * count for count in COUNTS)
+COUNTS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 25, 32, 50)
+_MANY = 25  # evaluations from which on a geometric grid is tried, too
+# Evaluations that a path of `fit_solvers` costs: itself, each solver on three or four grids, on one with two endings.
+COST = INTERVALS + 7 + sum((4 + (count >= _MANY)) * count for count in COUNTS)
 
 _FAR = 1 << 40  # a row that nobody draws: solvers are not fitted to the rows that they will be asked for
 
@@ -82,10 +83,28 @@ def fit_solvers(model: Denoiser, rows: int, shape: Sequence[int], *, seed: int) 
         seed: of the first draws.
     """
     paths = follow(model, range(_FAR, _FAR + rows), shape, seed=seed)
-    measured = measure_grid(paths)
+    tried = grids_to_try(paths)
+    return Solvers(tuple(fit_solver(paths, tried(steps)[0], steps, *tried(steps)[1:]) for steps in COUNTS))
+
+
+def grids_to_try(paths: Paths) -> Callable[[int], tuple[Grid, ...]]:
+    """Grids that a solver is fitted on, of which the nearest is kept: two measured ones, an even, perhaps a geometric.
+
+    On mixtures a grid measured with the third derivative is best, on images that with the second. What was measured
+    rules short steps; of few and long ones an even grid now and then makes less error, and of many, on images, the
+    geometric one. Several grids also make it unlikely that a fit is bad by the luck of a few rows; each that is seldom
+    good makes it likelier that the choice is.
+
+    Args:
+        paths: of the model.
+
+    Returns:
+        the grids for a number of evaluations, best guess first.
+    """
+    scale = paths.model.sigma_data
 
     def even(schedule: Schedule, steps: int) -> Tensor:
-        return straight(schedule, steps, scale=model.sigma_data)
+        return straight(schedule, steps, scale=scale)
 
-    # What was measured rules short steps; of long ones, on images, an even grid now and then makes less error.
-    return Solvers(tuple(fit_solver(paths, measured, steps, even) for steps in COUNTS))
+    always = (measure_grid(paths, 3), measure_grid(paths, 2), even)
+    return lambda steps: (*always, geometric) if steps >= _MANY else always

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,16 +25,25 @@ from scorefield.samplers.paths import Paths
 _RIDGE = 1e-12  # of the squares of a column: the estimates of neighbouring levels are hardly different in float32
 
 
+class _Fit(NamedTuple):
+    """A solver for some times: how far all rows end from their paths' ends, its weights, and where rows end."""
+
+    distance: float
+    times: list[float]
+    weights: list[Tensor]
+    ends: Tensor
+
+
 def fit_solver(paths: Paths, grid: Grid, steps: int, *others: Grid) -> FittedSolver:
     """Fit a solver of some steps to paths: half of the rows for (1), the other half to judge it.
 
-    Of two endings, and of several grids, the one is taken for which all rows end nearest.
+    Of two endings on the first grid, and of that ending on all grids, the one is taken for which all rows end nearest.
 
     Args:
         paths: at least 4.
         grid: where levels lie, for any number of them: a `MeasuredGrid`, or another.
         steps: how often it asks the model, at least 1.
-        others: grids to try, too.
+        others: grids to try, too, with the better ending of the first.
 
     Raises:
         SamplingError: for fewer rows or steps.
@@ -44,13 +54,24 @@ def fit_solver(paths: Paths, grid: Grid, steps: int, *others: Grid) -> FittedSol
     learn, judge = slice(0, count // 2), slice(count // 2, count)
     schedule, sigma_data = paths.model.schedule, paths.model.sigma_data
     # The last evaluation is above t_min, and a step leads on from it; or at t_min, where the data are thin.
-    endings = [each(schedule, steps + 1)[:-1].tolist() for each in (grid, *others)]
-    endings += [each(schedule, steps).tolist() for each in (grid, *others) if steps > 1]
-    fits = [(times, *regress(paths, times, learn)) for times in endings]
-    times, weights, ends = min(fits, key=lambda fit: _distance(fit[2], paths.end)[0])
-    error, std_error = _distance(ends[judge], paths.end[judge])
-    rows = tuple(tuple(row.tolist()) for row in weights)
-    return FittedSolver(tuple(times), rows, error / sigma_data, std_error / sigma_data)
+
+    def leading_on(each: Grid) -> list[float]:
+        return each(schedule, steps + 1)[:-1].tolist()
+
+    def estimating(each: Grid) -> list[float]:
+        return each(schedule, steps).tolist()
+
+    def fitted(times: list[float]) -> _Fit:
+        weights, ends = regress(paths, times, learn)
+        return _Fit(_distance(ends, paths.end)[0], times, weights, ends)
+
+    # A grid has at least two levels.
+    tried = [(fitted(ending(grid)), ending) for ending in ((leading_on, estimating) if steps > 1 else (leading_on,))]
+    best, ending = min(tried, key=lambda fit: fit[0].distance)
+    best = min((best, *(fitted(ending(other)) for other in others)), key=lambda fit: fit.distance)
+    error, std_error = _distance(best.ends[judge], paths.end[judge])
+    rows = tuple(tuple(row.tolist()) for row in best.weights)
+    return FittedSolver(tuple(best.times), rows, error / sigma_data, std_error / sigma_data)
 
 
 @torch.no_grad()

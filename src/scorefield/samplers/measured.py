@@ -4,9 +4,13 @@ A step of `StraightAdams(order)` from u to u − h misses its polynomial's remai
 
     h^{k+1} ‖dᵏv/duᵏ‖/(k + 1),   k the order                                                          (1)
 
-so steps that all miss as much have 1/h ∝ m(u) = ‖dᵏv/duᵏ‖^{1/(k+1)}, the mean square over rows and elements taken for
-‖·‖²: levels are even in ∫ m du. The derivatives are divided differences of slopes that the paths hold already, so the
-measurement asks the model nothing.
+of which J = 1/√((1 − u)² + u²) times as much is left at the data: a miss keeps its size in units of its level,
+as it does exactly where data are Gaussian of deviation c. So steps that all miss as much there have
+
+    1/h ∝ m(u) = (J ‖dᵏv/duᵏ‖)^{1/(k+1)}                                                              (2)
+
+the mean square over rows and elements taken for ‖·‖²: levels are even in ∫ m du. The derivatives are divided
+differences of slopes that the paths hold already, so the measurement asks the model nothing.
 """
 
 from __future__ import annotations
@@ -76,7 +80,7 @@ def measure_grid(paths: Paths, order: int = 3, scale: float = 1.0) -> MeasuredGr
 
     Args:
         paths: exact ones, of more levels than the order.
-        order: k of (1), at least 1.
+        order: k of (1), at least 1; a higher one has more levels where paths bend most, for shorter steps.
         scale: c of u, in units of the data's deviation.
 
     Raises:
@@ -101,8 +105,9 @@ def measure_grid(paths: Paths, order: int = 3, scale: float = 1.0) -> MeasuredGr
     )
     for gap in range(1, order + 1):
         differences = differences.diff(dim=0) / (seen[gap:] - seen[:-gap]).unsqueeze(1)
-    rate = differences.square().mean(1).sqrt() ** (1 / (order + 1))
     middles = seen.unfold(0, order + 1, 1).mean(1)
+    left = 1.0 / torch.hypot(1 - middles, middles).to(differences.device)
+    rate = (left * differences.square().mean(1).sqrt()) ** (1 / (order + 1))
     # As far as the nearest one that is known, above and below those.
     nearest = (u.unsqueeze(1) - middles).abs().argmin(1)
     m = rate[nearest]
