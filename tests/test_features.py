@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from scorefield import features
-from scorefield.data import Array, Table, read, write
+from scorefield.data import Array, Images, Table, read, write
 from scorefield.errors import DataError, OptionError
 from scorefield.features import Features, columns_to_read, not_modelled
 
@@ -108,3 +108,86 @@ def test_a_refusal_names_every_column_and_the_option_it_shows_is_accepted() -> N
     many = table(x=[1.0, 2.5], **{f"t{i}": ["a", "b"] for i in range(30)})
     with pytest.raises(DataError, match=r"'t9'.*and 20 more.*--columns x$"):
         Features.fit(many, [], 0)
+
+
+# -- rows for their density -------------------------------------------------------------------------------------------
+
+
+def trained() -> Features:
+    random = np.random.default_rng(0)
+    data = table(
+        x=random.normal(size=40), n=np.arange(40), c=["u", "v"] * 20, z=random.normal(size=40), same=np.full(40, 7)
+    )
+    return Features.fit(data, ["c", "z"], 0)
+
+
+def test_rows_without_a_density_are_named_with_the_reason_and_the_others_are_not() -> None:
+    data = table(
+        x=[0.5, None, float("nan"), 1.0, 2.0, 0.0, float("inf"), 1e31],
+        n=[1, 2, 3, 4, None, 5, 6, 7],
+        c=["u", "u", "v", "w", "u", None, "u", "u"],
+        z=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, float("nan"), 0.8],
+        same=[7, 7, 7, 7, 7, 7, 7, 7],
+    )
+    found = trained().unusable_rows(data)
+    assert list(found) == [1, 2, 3, 4, 5, 6, 7]
+    for row, words in {1: "'x' is missing", 2: "'x' is nan", 3: "'c' was never 'w'", 4: "'n' is missing"}.items():
+        assert words in found[row]
+    for row, words in {5: "'c' is missing", 6: "'z' is nan", 7: "'x' is 1e+31"}.items():
+        assert words in found[row]
+    with pytest.raises(DataError, match=r"t.csv: 7 rows have no density; the first is row 2: column 'x' is missing"):
+        trained().spread(data)
+    x, jacobian, bound = trained().spread(data.rows(np.array([0])), torch.full((1, 2), 0.25))
+    assert (x.shape, jacobian.shape) == ((1, 2), (1,))
+    assert bound is not None
+    assert bound.shape == (1, 3)
+
+
+def test_another_value_of_a_constant_has_no_density() -> None:
+    fine = table(x=[0.5, 0.5], n=[1, 2], c=["u", "v"], z=[0.0, 1.0], same=[7, 8])
+    found = trained().unusable_rows(fine)
+    assert list(found) == [1]
+    assert "'same' is 8, which was always 7" in found[1]
+    values = np.random.default_rng(0).normal(size=(20, 3))
+    values[:, 1] = 2.5
+    fitted = Features.fit(Array(values), [], 0)
+    other = values.copy()
+    other[3, 1], other[5, 0] = 2.4, np.nan
+    assert {row: reason.split(",")[0] for row, reason in fitted.unusable_rows(Array(other)).items()} == {
+        3: "element 1 is 2.4",
+        5: "element 0 (counted from 0) is nan",
+    }
+    assert fitted.unusable_rows(Array(values)) == {}
+
+
+def test_unseen_labels_of_arrays_and_images_have_no_density() -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (6, 4, 4, 1)).astype(np.uint8)
+    images = Images(pixels, "L", np.array([0, 1, 2] * 2), "y")
+    fitted = Features.fit(images, ["y"], 0)
+    assert fitted.unusable_rows(images) == {}
+    other = Images(pixels, "L", np.array([0, 9, 2] * 2), "y")
+    assert fitted.unusable_rows(other) == dict.fromkeys((1, 4), "condition 'y' was never '9' in training")
+
+
+def test_data_of_another_form_is_refused_as_a_whole_with_the_difference() -> None:
+    fitted = trained()
+    with pytest.raises(DataError, match=r"columns \['n', 'same'\] are missing"):
+        fitted.unusable_rows(table(x=[1.0], c=["u"], z=[0.0]))
+    with pytest.raises(DataError, match="'n' holds string"):
+        fitted.unusable_rows(table(x=[1.0], n=["a"], c=["u"], z=[0.0], same=[7]))
+    with pytest.raises(OptionError, match="no column 'z'"):
+        fitted.unusable_rows(table(x=[1.0], n=[1], c=["u"], same=[7]))
+    small = Features.fit(Images(np.random.default_rng(0).integers(0, 9, (6, 4, 4, 1)).astype(np.uint8), "L"), [], 0)
+    with pytest.raises(DataError, match=r"\(5, 4, 1, 'L', 255\), expected \(4, 4, 1"):
+        small.unusable_rows(Images(np.zeros((2, 5, 4, 1), np.uint8), "L"))
+
+
+def test_law_rows_spread_by_the_middle_are_the_encoded_rows_with_their_conditions() -> None:
+    random = np.random.default_rng(1)
+    data = table(x=random.normal(size=9), n=np.arange(9), c=["u", "v", "v"] * 3, z=random.normal(size=9), same=[7] * 9)
+    x, _, bound = trained().spread(data, torch.full((9, 2), 0.5))
+    expected, conditions = trained().encode(data)
+    torch.testing.assert_close(x.float(), expected)
+    assert bound is not None
+    assert conditions is not None
+    assert torch.equal(bound, conditions)

@@ -97,6 +97,49 @@ class Features:
         check_finite(_take_out(data, self.condition_names)[0])
         return self.take(data, torch.device("cpu"))(np.arange(len(data)))
 
+    def unusable_rows(self, data: Data) -> dict[int, str]:
+        """The rows that have no density under a model of these features, each with the reason, by row from 0.
+
+        A cell is missing or not finite, a condition was never seen in training, or a column that was constant in
+        training has another value.
+
+        Raises:
+            DataError: where the whole data set is of another form: other columns, another size of images.
+            OptionError: for conditions that are not there.
+        """
+        _check_names(self.condition_names, _names(data), data.source)
+        found: dict[int, str] = {}
+        for column in self.conditions.columns if self.conditions else ():
+            values = (
+                data.columns[column.name].to_pylist() if isinstance(data, Table) else data.label_columns[column.name]
+            )
+            found |= {row: reason for row, reason in column.unusable(values).items() if row not in found}
+        rest = _without(data, self.condition_names)
+        found |= {row: reason for row, reason in self.codec.unusable(rest).items() if row not in found}
+        return dict(sorted(found.items()))
+
+    def spread(self, data: Data, u: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Encoded rows for their density, each value moved within its bin, as the codec's `spread` says.
+
+        Args:
+            data: rows that are all usable.
+            u: (n, *shape) in [0, 1), or None; x may be differentiated in it.
+
+        Returns:
+            x (n, *shape) float64, the log-Jacobian (n,) float64 in nats, and conditions (n, k) or None.
+
+        Raises:
+            DataError: for rows without a density, as `unusable_rows` finds them, and data of another form.
+        """
+        unusable = self.unusable_rows(data)
+        if unusable:
+            row, reason = next(iter(unusable.items()))
+            line = data.first_line if isinstance(data, Table) else None
+            where = f"row {row + 1}" + (f" (line {line + row})" if line is not None else "")
+            raise DataError(f"{data.source}: {len(unusable)} rows have no density; the first is {where}: {reason}")
+        rest, values = _take_out(data, self.condition_names)
+        return *self.codec.spread(rest, u), None if self.conditions is None else self.conditions.encode(values)
+
     def measured_rows(self, data: Data, seed: int = 0) -> Tensor:
         """Encoded rows to measure the noise range from: all, or random ones of a large set, (m, *shape)."""
         rest, _ = _take_out(data, self.condition_names)
@@ -144,7 +187,7 @@ def not_modelled(data: Data, condition: Sequence[str]) -> dict[str, str]:
     Raises:
         OptionError: for a condition that is not there.
     """
-    names = data.columns.column_names if isinstance(data, Table) else list(data.label_columns)
+    names = _names(data)
     _check_names(condition, names, data.source)
     if not isinstance(data, Table):
         return {}
@@ -162,19 +205,28 @@ def not_modelled(data: Data, condition: Sequence[str]) -> dict[str, str]:
 
 def _take_out(data: Data, names: Sequence[str]) -> tuple[Data, dict[str, np.ndarray]]:
     """The data without these columns or labels, and the columns, each (n,)."""
-    if isinstance(data, Table):
-        _check_names(names, data.columns.column_names, data.source)
-        for name in names:
-            if data.columns[name].null_count:
-                raise DataError(f"{data.source}: condition {name!r} has {data.columns[name].null_count} missing cells")
-        values = {name: data.columns[name].to_numpy() for name in names}
-        rest = replace(data, columns=data.columns.drop_columns(list(names)) if names else data.columns)
-        if not rest.columns.num_columns:
-            raise OptionError(f"{data.source}: every column is a condition, none is left to model")
-        return rest, values
-    _check_names(names, list(data.label_columns), data.source)
-    values = {name: np.asarray(data.label_columns[name]) for name in names}
-    return replace(data, labels=None, label_name="", label_columns={}), values
+    _check_names(names, _names(data), data.source)
+    if not isinstance(data, Table):
+        return _without(data, names), {name: np.asarray(data.label_columns[name]) for name in names}
+    for name in names:
+        if data.columns[name].null_count:
+            raise DataError(f"{data.source}: condition {name!r} has {data.columns[name].null_count} missing cells")
+    return _without(data, names), {name: data.columns[name].to_numpy() for name in names}
+
+
+def _without(data: Data, names: Sequence[str]) -> Data:
+    """The data without these columns, or without any labels."""
+    if not isinstance(data, Table):
+        return replace(data, labels=None, label_name="", label_columns={})
+    rest = replace(data, columns=data.columns.drop_columns(list(names)) if names else data.columns)
+    if not rest.columns.num_columns:
+        raise OptionError(f"{data.source}: every column is a condition, none is left to model")
+    return rest
+
+
+def _names(data: Data) -> list[str]:
+    """Of the columns or labels that can be conditions."""
+    return list(data.columns.column_names) if isinstance(data, Table) else list(data.label_columns)
 
 
 def _put_back(data: Data, values: dict[str, np.ndarray], order: tuple[str, ...]) -> Data:

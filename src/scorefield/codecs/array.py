@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scorefield.codecs.numeric import NumericColumn, finest, grids, spans
+from scorefield.codecs.base import Numbers
+from scorefield.codecs.numeric import NumericColumn, finest, numbers_of, spans, steps_of
 from scorefield.data.arrays import image_layout
+from scorefield.data.checks import HUGE
 from scorefield.data.kinds import Array, Data
 from scorefield.errors import DataError
 
@@ -82,7 +84,14 @@ class ArrayCodec:
 
     @property
     def steps(self) -> tuple[float, ...] | None:
-        return grids(self.columns)
+        return steps_of(self.columns)
+
+    @property
+    def numbers(self) -> Numbers:
+        each = numbers_of(self.columns)
+        if not self._is_field:
+            return each
+        return Numbers(each.names, *(a.expand(self.shape) for a in (each.gridded, each.integer, each.log_width)))
 
     @property
     def bounds(self) -> tuple[Tensor, Tensor]:
@@ -91,15 +100,41 @@ class ArrayCodec:
     def encode(self, data: Data) -> Tensor:
         x = torch.empty((len(data), *self.shape))
         for rows, values in self._parts(data):
-            if self._is_field:
-                scaler = self.columns[0].scaler
-                assert scaler is not None
-                scaled = scaler.forward(values)
-                x[rows] = (scaled.movedim(-1, 1) if self.channels_last else scaled).reshape(x[rows].shape)
-            else:
-                parts = [c.scaler.forward(values[:, i]) for i, c in enumerate(self.columns) if c.scaler is not None]
-                x[rows] = torch.stack(parts, dim=1).float()
+            x[rows] = self._spread(values, None)[0].float()
         return x
+
+    def spread(self, data: Data, u: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        parts = [self._spread(values, None if u is None else u[rows]) for rows, values in self._parts(data)]
+        empty = torch.empty((0, *self.shape), dtype=torch.float64), torch.empty(0, dtype=torch.float64)
+        encoded, jacobian = zip(empty, *parts, strict=True)
+        return torch.cat(encoded), torch.cat(jacobian)
+
+    def _spread(self, values: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor]:
+        """As `spread`, for rows as `_parts` gives them."""
+        if not self._is_field:
+            modelled = [i for i, column in enumerate(self.columns) if column.scaler is not None]
+            offsets = [None] * len(modelled) if u is None else u.unbind(1)
+            moved = [self.columns[i].spread(values[:, i], each) for i, each in zip(modelled, offsets, strict=True)]
+            return torch.stack([x for x, _ in moved], dim=1), torch.stack([slope for _, slope in moved], dim=1).sum(1)
+        values = (values.movedim(-1, 1) if self.channels_last else values).reshape(len(values), *self.shape)
+        x, slopes = self.columns[0].spread(values, u)
+        return x, slopes.flatten(1).sum(1)
+
+    def unusable(self, data: Data) -> dict[int, str]:
+        array = self._checked(data)
+        found: dict[int, str] = {}
+        for rows in self._chunks(len(array)):
+            flat = array.values[rows].reshape(len(array.values[rows]), -1)
+            for row, place in zip(*np.nonzero(~(np.abs(flat.astype(np.float64)) <= HUGE)), strict=True):
+                reason = f"element {int(place)} (counted from 0) is {flat[row, place]}, expected a finite number"
+                found.setdefault(rows.start + int(row), reason)
+            if self._is_field:
+                continue
+            for i, column in enumerate(self.columns):
+                if column.scaler is None:
+                    for row in np.flatnonzero(flat[:, i] != column.low):
+                        found.setdefault(rows.start + int(row), f"{column.name} is {column.other_than(flat[row, i])}")
+        return dict(sorted(found.items()))
 
     def decode(self, x: Tensor) -> Array:
         values = np.empty((len(x), *self.row_shape), dtype=self.dtype)
@@ -122,27 +157,20 @@ class ArrayCodec:
                 position += 1
         return values.reshape(len(x), *self.row_shape)
 
-    def log_jacobian(self, data: Data) -> Tensor:
-        found = torch.empty(len(data), dtype=torch.float64)
-        for rows, values in self._parts(data):
-            if self._is_field:
-                scaler = self.columns[0].scaler
-                assert scaler is not None
-                found[rows] = scaler.log_slope(values).flatten(1).sum(1)
-            else:
-                parts = [c.scaler.log_slope(values[:, i]) for i, c in enumerate(self.columns) if c.scaler is not None]
-                found[rows] = torch.stack(parts, dim=1).sum(1)
-        return found
-
     def _parts(self, data: Data) -> Iterator[tuple[slice, Tensor]]:
         """The rows some at a time, as float64; vectors as (n, elements); refuses an array of another form."""
+        array = self._checked(data)
+        for rows in self._chunks(len(array)):
+            values = torch.from_numpy(array.values[rows].astype(np.float64))
+            yield rows, values if self._is_field else values.reshape(len(values), -1)
+
+    def _checked(self, data: Data) -> Array:
+        """The array; refuses one of another form."""
         if not isinstance(data, Array):
             raise DataError(f"the model was trained on an array, got {data.kind} from {data.source}")
         if data.values.shape[1:] != self.row_shape:
             raise DataError(f"{data.source}: rows have shape {data.values.shape[1:]}, expected {self.row_shape}")
-        for rows in self._chunks(len(data)):
-            values = torch.from_numpy(data.values[rows].astype(np.float64))
-            yield rows, values if self._is_field else values.reshape(len(values), -1)
+        return data
 
     def _chunks(self, count: int) -> Iterator[slice]:
         """Ranges of rows, a bounded number of elements in each."""

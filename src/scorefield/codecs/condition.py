@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scorefield.codecs.numeric import decimals_of
+from scorefield.codecs.grids import WHOLE, Grid, grid_of
 from scorefield.data.schema import suggestion
 from scorefield.errors import DataError, OptionError
 from scorefield.randomness import Stream
@@ -31,8 +32,8 @@ class ConditionColumn:
         name: of the column.
         categories: its values, or None for a number.
         mean, std: of a number.
-        decimals: digits after the point that all numbers have at most, None for continuous ones and for categories.
         dtype: numpy's name of the type of the values, "str" for text.
+        grid: that all numbers lie on, None for continuous ones and for categories.
     """
 
     name: str
@@ -40,7 +41,7 @@ class ConditionColumn:
     mean: float
     std: float
     dtype: str
-    decimals: int | None = None
+    grid: Grid | None = None
 
     @staticmethod
     def fit(name: str, values: np.ndarray) -> ConditionColumn:
@@ -55,12 +56,12 @@ class ConditionColumn:
             std = float(values.std(dtype=np.float64))
             if not std > 0:
                 raise DataError(f"condition {name!r} is constant ({values[0]:g}): it tells nothing")
-            return ConditionColumn(name, None, float(values.mean(dtype=np.float64)), std, dtype, decimals_of(values))
+            return ConditionColumn(name, None, float(values.mean(dtype=np.float64)), std, dtype, grid_of(values))
         if values.dtype.kind == "O" and any(value is None for value in values):
             raise DataError(f"condition {name!r} has missing values")
         distinct = np.unique(values.astype(str) if dtype == "str" else values)
         if values.dtype.kind in "iu" and len(distinct) > _MOST_CATEGORIES:
-            return ConditionColumn(name, None, float(values.mean()), float(values.std()), dtype, 0)
+            return ConditionColumn(name, None, float(values.mean()), float(values.std()), dtype, WHOLE)
         if len(distinct) > max(_MOST_CATEGORIES, len(values) // 10):
             raise DataError(f"condition {name!r} has {len(distinct)} different values in {len(values)} rows")
         if len(distinct) == 1:
@@ -97,6 +98,20 @@ class ConditionColumn:
         index = torch.tensor([codes[str(value)] for value in values], dtype=torch.long)
         return torch.nn.functional.one_hot(index, len(self.categories)).float()
 
+    def unusable(self, values: Sequence[Any] | np.ndarray) -> dict[int, str]:
+        """Why values (n,), None where they are missing, cannot be encoded, by row from 0."""
+        found: dict[int, str] = {}
+        codes = {str(category) for category in self.categories or ()}
+        for row, value in enumerate(values):
+            if value is None:
+                found[row] = f"condition {self.name!r} is missing"
+            elif self.categories is not None:
+                if str(value) not in codes:
+                    found[row] = f"condition {self.name!r} was never {str(value)!r} in training"
+            elif not _is_finite(value):
+                found[row] = f"condition {self.name!r} is {value}, expected a finite number"
+        return found
+
     def first_of_each(self, values: np.ndarray, count: int) -> np.ndarray:
         """The places of the first rows of every category, up to `count` of each; (n,) values of a column of names."""
         _, codes = np.unique(values.astype(str) if self.dtype == "str" else values, return_inverse=True)
@@ -109,9 +124,17 @@ class ConditionColumn:
         """(n, features) back to (n,) values of the column's own type."""
         if self.categories is None:
             numbers = features[:, 0].double().numpy() * self.std + self.mean
-            return (numbers if self.decimals is None else np.round(numbers, self.decimals)).astype(self.dtype)
+            return (numbers if self.grid is None else self.grid.snap(numbers)).astype(self.dtype)
         values = np.array(self.categories, dtype=object if self.dtype == "str" else self.dtype)
         return values[features.argmax(1).numpy()]
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether this is a finite number, or text of one."""
+    try:
+        return math.isfinite(float(value))
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -227,8 +250,9 @@ class ConditionCodec:
     @staticmethod
     def from_json(fields: dict[str, Any], seen: Tensor) -> ConditionCodec:
         """The codec whose `to_json` gave these fields."""
-        columns = [
-            ConditionColumn(**{**f, "categories": None if f["categories"] is None else tuple(f["categories"])})
-            for f in fields["columns"]
-        ]
+        columns = []
+        for f in fields["columns"]:
+            categories = None if f["categories"] is None else tuple(f["categories"])
+            grid = None if f["grid"] is None else Grid(**f["grid"])
+            columns.append(ConditionColumn(**{**f, "categories": categories, "grid": grid}))
         return ConditionCodec(tuple(columns), seen, fields["random"])

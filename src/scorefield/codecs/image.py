@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scorefield.codecs.base import Numbers
 from scorefield.data.kinds import Data, Images
 from scorefield.errors import DataError
 
@@ -63,10 +64,36 @@ class ImageCodec:
         return (2 / self.maximum,)
 
     @property
+    def numbers(self) -> Numbers:
+        yes, none = torch.ones(self.shape, dtype=torch.bool), torch.zeros(self.shape, dtype=torch.float64)
+        return Numbers(("all pixels",), yes, yes, none)  # bins of integers are 1 wide, whose log is 0
+
+    @property
     def bounds(self) -> tuple[Tensor, Tensor]:
         return torch.tensor(-1.0 - self.mean), torch.tensor(1.0 - self.mean)
 
     def encode(self, data: Data) -> Tensor:
+        return self._scaled(torch.from_numpy(self._checked(data).pixels.astype(np.float32)).movedim(-1, 1)).contiguous()
+
+    def spread(self, data: Data, u: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        pixels = torch.from_numpy(self._checked(data).pixels.astype(np.float64)).movedim(-1, 1).contiguous()
+        # Pixels as real numbers: every one is scaled alike, so that rows share their log-determinant.
+        each = self.height * self.width * self.channels * math.log(2 / self.maximum)
+        moved = pixels if u is None else pixels + (u.double() - 0.5)
+        return self._scaled(moved), torch.full((len(data),), each, dtype=torch.float64)
+
+    def unusable(self, data: Data) -> dict[int, str]:
+        self._checked(data)
+        return {}
+
+    def _scaled(self, pixels: Tensor) -> Tensor:
+        """From integers to the scale of the code, in place where no derivative is asked for."""
+        if pixels.requires_grad:
+            return pixels * (2 / self.maximum) - (1 + self.mean)
+        return pixels.mul_(2 / self.maximum).sub_(1 + self.mean)
+
+    def _checked(self, data: Data) -> Images:
+        """The images; refuses those of another form."""
         if not isinstance(data, Images):
             raise DataError(f"the model was trained on images, got {data.kind} from {data.source}")
         found = (*data.pixels.shape[1:], data.mode, data.maximum)
@@ -75,8 +102,7 @@ class ImageCodec:
             raise DataError(
                 f"{data.source}: images have (height, width, channels, mode, maximum) {found}, expected {expected}"
             )
-        pixels = torch.from_numpy(data.pixels.astype(np.float32)).movedim(-1, 1)
-        return pixels.mul_(2 / self.maximum).sub_(1 + self.mean).contiguous()
+        return data
 
     def decode(self, x: Tensor) -> Images:
         pixels = (
@@ -90,11 +116,6 @@ class ImageCodec:
             layout=self.layout,
             source="decoded images",
         )
-
-    def log_jacobian(self, data: Data) -> Tensor:
-        """For pixels as real numbers: D log(2/maximum), the same for every row."""
-        each = self.height * self.width * self.channels * math.log(2 / self.maximum)
-        return torch.full((len(data),), each, dtype=torch.float64)
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,16 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scorefield.codecs.base import Numbers
+from scorefield.codecs.grids import WHOLE, Grid, grid_of
 from scorefield.codecs.scalers import Scaler, fit_scaler, scaler_from_json
 from scorefield.errors import DataError
 from scorefield.randomness import Stream
 
-_MOST_DECIMALS = 4
 _EXACT_INTEGERS = 2**53
 _LEAST_SPAN = 1e-150
 _MEASURED = 1 << 22  # values from which a scaler is fitted
-_CHUNK = 1 << 20
-_CHANCE = 1e-6  # that continuous values lie on a grid by coincidence
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class NumericColumn:
     Args:
         name: for messages.
         scaler: its map to a scale of order one, or None for a constant column, which is not modelled.
-        decimals: digits after the point that all values have at most, None for continuous values; 0 for integers.
+        grid: that all values lie on, None for continuous values; whole numbers for integers.
         low, high: the range of the values; integers are kept within it.
         integer: whether the values are integers.
     """
 
     name: str
     scaler: Scaler | None
-    decimals: int | None
+    grid: Grid | None
     low: float
     high: float
     integer: bool
@@ -54,31 +54,51 @@ class NumericColumn:
         if 0 < float(high) - float(low) < _LEAST_SPAN:
             raise DataError(f"column {name!r} spans only {high - low:g}, whose square is no float64: rescale it")
         scaler = None if low == high else fit_scaler(torch.from_numpy(_looked_at(values).astype(np.float64)))
-        return NumericColumn(name, scaler, 0 if integer else decimals_of(values), float(low), float(high), integer)
+        return NumericColumn(name, scaler, WHOLE if integer else grid_of(values), float(low), float(high), integer)
 
     @property
     def resolution(self) -> float | None:
         """The step of the grid of encoded values, None where they are continuous or ranks."""
-        return None if self.decimals is None or self.scaler is None else self.scaler.step(10.0**-self.decimals)
+        return None if self.grid is None or self.scaler is None else self.scaler.step(self.grid.step)
+
+    def spread(self, values: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Values moved within their bins by (u − ½) of its width and then scaled, and the log-slope of that in nats.
+
+        Args:
+            values: of any shape, float64, in units of the data.
+            u: of that shape, in [0, 1), or None to leave them where they are, as continuous values are.
+
+        Returns:
+            two tensors of that shape, float64.
+        """
+        assert self.scaler is not None
+        if u is not None and self.grid is not None:
+            values = values + (u.double() - 0.5) * self.grid.widths(values)
+        return self.scaler.forward(values), self.scaler.log_slope(values)
+
+    @property
+    def log_width(self) -> float:
+        """log of a bin's width in units of the data, 0 where there are no bins."""
+        return 0.0 if self.grid is None else math.log(self.grid.step)
 
     def decode(self, scaled: Tensor) -> np.ndarray:
         """Values (n,) float64 from scaled ones, on the column's own grid."""
         assert self.scaler is not None
         values: np.ndarray = self.scaler.inverse(scaled.double()).numpy()
-        if self.decimals is not None:
-            values = np.round(values, self.decimals)
+        if self.grid is not None:
+            values = self.grid.snap(values)
         return np.clip(values, self.low, self.high) if self.integer else values
+
+    def other_than(self, value: float) -> str:
+        """In words, that a value of a constant column is another, which has no density."""
+        return f"{value:g}, which was always {self.low:g} in training: no density is known for another value"
 
     def describe(self) -> str:
         """A line for `inspect`."""
         if self.scaler is None:
             return f"{self.name}: constant {self.low:g}, not modelled"
-        if self.integer:
-            kind = "integers"
-        elif self.decimals is None:
-            kind = "continuous"
-        else:
-            kind = f"at most {self.decimals} decimals"
+        rounded = "continuous" if self.grid is None else self.grid.describe()
+        kind = "integers" if self.integer else rounded
         return f"{self.name}: {kind}, {self.low:g} to {self.high:g}, {self.scaler.kind}"
 
     def to_json(self) -> dict[str, Any]:
@@ -87,7 +107,7 @@ class NumericColumn:
         return {
             "name": self.name,
             "scaler": scaler,
-            "decimals": self.decimals,
+            "grid": None if self.grid is None else self.grid.to_json(),
             "low": self.low,
             "high": self.high,
             "integer": self.integer,
@@ -97,9 +117,8 @@ class NumericColumn:
     def from_json(fields: dict[str, Any]) -> NumericColumn:
         """The column whose `to_json` gave these fields."""
         scaler = None if fields["scaler"] is None else scaler_from_json(fields["scaler"])
-        return NumericColumn(
-            fields["name"], scaler, fields["decimals"], fields["low"], fields["high"], fields["integer"]
-        )
+        grid = None if fields["grid"] is None else Grid(**fields["grid"])
+        return NumericColumn(fields["name"], scaler, grid, fields["low"], fields["high"], fields["integer"])
 
 
 def spans(columns: Sequence[NumericColumn]) -> tuple[Tensor, Tensor]:
@@ -113,7 +132,18 @@ def spans(columns: Sequence[NumericColumn]) -> tuple[Tensor, Tensor]:
     return low, high
 
 
-def grids(columns: Sequence[NumericColumn]) -> tuple[float, ...] | None:
+def numbers_of(columns: Sequence[NumericColumn]) -> Numbers:
+    """What each modelled column is, D of them."""
+    modelled = [column for column in columns if column.scaler is not None]
+    return Numbers(
+        tuple(column.name for column in modelled),
+        torch.tensor([column.grid is not None for column in modelled]),
+        torch.tensor([column.integer for column in modelled]),
+        torch.tensor([column.log_width for column in modelled], dtype=torch.float64),
+    )
+
+
+def steps_of(columns: Sequence[NumericColumn]) -> tuple[float, ...] | None:
     """The grid of each modelled column; None as soon as one is continuous."""
     steps = [column.resolution for column in columns if column.scaler is not None]
     known = tuple(step for step in steps if step is not None)
@@ -122,35 +152,7 @@ def grids(columns: Sequence[NumericColumn]) -> tuple[float, ...] | None:
 
 def finest(columns: Sequence[NumericColumn]) -> float | None:
     """The finest grid of several columns; None as soon as one modelled column is continuous."""
-    return min(grids(columns) or (), default=None)
-
-
-def decimals_of(values: np.ndarray) -> int | None:
-    """How many decimals suffice for every value, None if more than four or where that cannot be told.
-
-    Far from zero the floats themselves lie on a grid: float32 near 10⁶ knows no more than sixteenths. So a grid of
-    decimals is seen only where it is 16 times coarser than the floats' own, and where so many different values do not
-    lie on it by coincidence. Whole numbers are floats exactly, which makes them plain to see twice as coarse already.
-    """
-    values = values.astype(np.float64) if values.dtype.kind in "iub" else values.reshape(-1)
-    kind = values.dtype.type
-    spacing = float(np.spacing(max(abs(values.min()), abs(values.max()), np.finfo(kind).tiny)))
-    different = len(np.unique(values[:1000]))
-    for decimals in range(_MOST_DECIMALS + 1):
-        for off, coarser in ((0, 2), (2, 16)) if decimals == 0 else ((2, 16),):
-            step = 10.0**-decimals
-            if step < coarser * spacing or ((2 * off + 1) * spacing / step) ** different > _CHANCE:
-                continue
-            parts = (values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK))
-            if _on_grid(values[:1000], decimals, off) and all(_on_grid(part, decimals, off) for part in parts):
-                return decimals
-    return None
-
-
-def _on_grid(values: np.ndarray, decimals: int, off: int) -> bool:
-    """Whether rounded values, as floats of the same type, are the values or at most `off` of its steps away."""
-    rounded = np.round(values.astype(np.float64), decimals).astype(values.dtype)
-    return bool((np.abs(rounded - values) <= off * np.spacing(np.abs(values))).all())
+    return min(steps_of(columns) or (), default=None)
 
 
 def _looked_at(values: np.ndarray) -> np.ndarray:

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scorefield.codecs.numeric import NumericColumn, finest, grids, spans
+from scorefield.codecs.base import Numbers
+from scorefield.codecs.numeric import NumericColumn, finest, numbers_of, spans, steps_of
+from scorefield.data.checks import HUGE
 from scorefield.data.kinds import Data, Table
 from scorefield.errors import DataError
 
@@ -68,7 +70,11 @@ class TableCodec:
 
     @property
     def steps(self) -> tuple[float, ...] | None:
-        return grids(self.columns)
+        return steps_of(self.columns)
+
+    @property
+    def numbers(self) -> Numbers:
+        return numbers_of(self.columns)
 
     @property
     def bounds(self) -> tuple[Tensor, Tensor]:
@@ -94,25 +100,48 @@ class TableCodec:
         names = [column.name for column in self.columns]
         return Table(pa.table(arrays, names=names), header=self.header, source="decoded table")
 
-    def log_jacobian(self, data: Data) -> Tensor:
+    def spread(self, data: Data, u: Tensor | None = None) -> tuple[Tensor, Tensor]:
         values = self._values(data)
-        slopes = [column.scaler.log_slope(values[column.name]) for column in self._modelled if column.scaler]
-        return torch.stack(slopes, dim=1).sum(1)
+        offsets = [None] * len(self._modelled) if u is None else u.unbind(1)
+        moved = [c.spread(values[c.name], each) for c, each in zip(self._modelled, offsets, strict=True)]
+        return torch.stack([x for x, _ in moved], dim=1), torch.stack([slope for _, slope in moved], dim=1).sum(1)
+
+    def unusable(self, data: Data) -> dict[int, str]:
+        data = self._checked(data, missing=True)
+        found: dict[int, str] = {}
+        for column in self.columns:
+            cells = data.columns[column.name]
+            gaps = cells.is_null().to_numpy()
+            for row in np.flatnonzero(gaps):
+                found.setdefault(int(row), f"column {column.name!r} is missing")
+            values = cells.to_numpy()
+            good = np.abs(np.where(gaps, 0, values)) <= HUGE
+            for row in np.flatnonzero(~good):
+                found.setdefault(int(row), f"column {column.name!r} is {values[row]}, expected a finite number")
+            if column.scaler is None:
+                for row in np.flatnonzero(good & ~gaps & (values != column.low)):
+                    found.setdefault(int(row), f"column {column.name!r} is {column.other_than(values[row])}")
+        return dict(sorted(found.items()))
 
     def _values(self, data: Data) -> dict[str, Tensor]:
-        """The modelled columns as float64; refuses a table of another form."""
+        """The modelled columns as float64; refuses a table of another form, and missing cells."""
+        table = self._checked(data, missing=False)
+        return {
+            column.name: torch.from_numpy(table.columns[column.name].to_numpy().astype(np.float64))
+            for column in self._modelled
+        }
+
+    def _checked(self, data: Data, missing: bool) -> Table:
+        """The table; refuses one of another form, and missing cells unless these are allowed."""
         if not isinstance(data, Table):
             raise DataError(f"the model was trained on a table, got {data.kind} from {data.source}")
         present = data.columns.column_names
-        missing = [column.name for column in self.columns if column.name not in present]
-        if missing:
-            raise DataError(f"{data.source}: columns {missing} are missing, the model was trained with them")
-        reasons = {column.name: _comes_later(data.columns[column.name]) for column in self.columns}
+        absent = [column.name for column in self.columns if column.name not in present]
+        if absent:
+            raise DataError(f"{data.source}: columns {absent} are missing, the model was trained with them")
+        reasons = {column.name: _comes_later(data.columns[column.name], missing) for column in self.columns}
         _refuse(data, {name: reason for name, reason in reasons.items() if reason})
-        return {
-            column.name: torch.from_numpy(data.columns[column.name].to_numpy().astype(np.float64))
-            for column in self._modelled
-        }
+        return data
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -175,13 +204,13 @@ def _refuse(table: Table, reasons: dict[str, str]) -> None:
     )
 
 
-def _comes_later(column: pa.ChunkedArray) -> str:
-    """Why this version does not model a column, "" if it does."""
+def _comes_later(column: pa.ChunkedArray, missing: bool = False) -> str:
+    """Why this version does not model a column, "" if it does; missing cells are a reason unless they are allowed."""
     import pyarrow.types as kinds
 
     if not (kinds.is_integer(column.type) or kinds.is_floating(column.type)):
         return f"holds {column.type}"
-    if column.null_count:
+    if column.null_count and not missing:
         first = int(np.flatnonzero(column.is_null().to_numpy())[0])
         return f"has {column.null_count} missing cells, the first in data row {first + 1}"
     return ""
