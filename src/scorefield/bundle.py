@@ -37,6 +37,7 @@ from scorefield.samplers.choice import Solvers, fit_solvers
 from scorefield.samplers.flow import Flowed, decode, encode, slerp
 from scorefield.samplers.loop import OnStep
 from scorefield.samplers.presets import AnySampler, Sampler, Varied
+from scorefield.scoring import Scores, Scoring, refuse_degenerate, score
 from scorefield.storage import MANIFEST, read_files, write_files
 from scorefield.weights import check_header, load_weights
 
@@ -255,6 +256,25 @@ class Bundle:
 
         size = chunk_rows(self.features.codec.shape, self.device)
         return torch.cat([done for _, done in in_chunks(range(len(x)), size, work)])
+
+    def log_prob(
+        self, data: Any, how: Scoring | None = None, *, skip_bad: bool = False, on_progress: OnProgress | None = None
+    ) -> Scores:
+        """How likely rows are, in nats of the data as given, with a standard error for each (`scoring`).
+
+        Args:
+            data: rows like those of training, or a path to some. A conditional model's log p is given their conditions.
+            how: tolerance, probes, draws within the bins of rounded values; the defaults suit most.
+            skip_bad: whether rows without a density get NaN, and are no error.
+            on_progress: as for `sample`.
+
+        Raises:
+            DataError: for rows without a density, and columns whose joint density is infinite.
+            OptionError: for a level out of the model's range.
+        """
+        taken = read(data)
+        refuse_degenerate(self.features, self.denoiser.terminal)
+        return score(self.denoiser, self.features, taken, how or Scoring(), skip_bad=skip_bad, on_progress=on_progress)
 
     @property
     def device(self) -> torch.device:

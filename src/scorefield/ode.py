@@ -26,10 +26,6 @@ from scorefield.tableaus import DORMAND_PRINCE, RK4, Tableau
 # as only rows still on their way are asked for: what is bound to a row elsewhere is found by its place.
 Field = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-# Called with x (b, *shape), dx/dt and t (b,) at the end of a step: the slope with respect to x there, (b, *shape), of
-# what is asked for in the end, by which errors of x made on the way weigh.
-Adjoint = Callable[[Tensor, Tensor, Tensor], Tensor]
-
 # Called with the number of the attempt, t (B,) and, of the whole batch, x and dx/dt, each (B, *shape).
 OnAttempt = Callable[[int, Tensor, Tensor, Tensor], None]
 
@@ -48,7 +44,6 @@ class Integrated:
         accepted, rejected: steps of each row, (B,) int64.
         faults: why a row went no further, by its number.
         between: x at the times asked for on the way, (K, B, *shape); NaN where a row has not come by.
-        error: what the errors of all steps amount to, weighed by the adjoint, (B,) float64; zero without one.
     """
 
     x: Tensor
@@ -59,7 +54,6 @@ class Integrated:
     rejected: Tensor
     faults: dict[int, str]
     between: Tensor
-    error: Tensor
 
 
 def fixed_steps(
@@ -107,7 +101,6 @@ def integrate(
     strict: bool = True,
     on_attempt: OnAttempt | None = None,
     at: Tensor | None = None,
-    adjoint: Adjoint | None = None,
 ) -> Integrated:
     """Every row from its t0 to its t1, up or down, with steps of its own that keep (2) at most one.
 
@@ -123,8 +116,6 @@ def integrate(
         strict: whether a row that cannot go on is an error. Without it the row stays where it is, and the others go on.
         on_attempt: called before each attempt.
         at: times (K,) float64 between t0 and t1 at which x is wanted, which costs no evaluation.
-        adjoint: by which the errors (2) of accepted steps, before they are divided by what is allowed, are weighed. To
-            first order their sum, taken without signs, bounds the error in the end.
 
     Returns:
         end points, what lies between, counts and faults.
@@ -149,7 +140,7 @@ def integrate(
     between = x.new_full((len(at), *x.shape), math.nan)
     between[at.unsqueeze(1) == start] = x.expand_as(between)[at.unsqueeze(1) == start]
     blank, counts = torch.full_like(x, math.nan), (zeros, zeros.clone(), zeros.clone())
-    result = Integrated(x.clone(), start.clone(), blank, *counts, {}, between, torch.zeros_like(start))
+    result = Integrated(x.clone(), start.clone(), blank, *counts, {}, between)
     away = start != end
     walk = _begin(field, x[away], start[away], end[away], places[away], rtol, atol, tableau.order)
     result.evaluations[away] = 2
@@ -163,10 +154,6 @@ def integrate(
         before = walk
         walk, accepted, step = _attempt(field, tableau, walk, rtol, atol)
         attempt += 1
-        if adjoint is not None and accepted.any():
-            done = walk.of(accepted)
-            weighed = (adjoint(done.x, done.slope, done.t) * step.error[accepted]).reshape(len(done.x), -1).sum(1)
-            result.error[done.places] += weighed.double().abs()
         _between(result.between, at, before, accepted, step, tableau)
         result.evaluations[walk.places] += len(tableau.nodes) - 1
         result.accepted[walk.places] += accepted
@@ -226,12 +213,11 @@ def _begin(
 
 @dataclass(frozen=True, eq=False)
 class _Tried:
-    """A step that was tried: its length h (b,), where it led to, its slopes, and the error, each (b, *shape)."""
+    """A step that was tried: its length h (b,), where it led to, and its slopes, each (b, *shape)."""
 
     h: Tensor
     x: Tensor
     slopes: list[Tensor]
-    error: Tensor
 
 
 def _attempt(field: Field, tableau: Tableau, walk: _Walk, rtol: float, atol: float) -> tuple[_Walk, Tensor, _Tried]:
@@ -259,7 +245,7 @@ def _attempt(field: Field, tableau: Tableau, walk: _Walk, rtol: float, atol: flo
         refused=~accepted,
         broken=~accepted & (walk.broken | norm.isinf()),
     )
-    return after, accepted, _Tried(h, x, slopes, error)
+    return after, accepted, _Tried(h, x, slopes)
 
 
 def _between(found: Tensor, at: Tensor, before: _Walk, accepted: Tensor, step: _Tried, tableau: Tableau) -> None:

@@ -1,16 +1,24 @@
 """Log-likelihood by the probability flow: where a row comes from in the noise, and how the flow has squeezed it.
 
-    log p(x_t) = log N(y_T; 0, I) + ∫_θ^θ_T div(dy/dθ) dθ + log |det ∂y/∂x_t|                                   (1)
+    log p(x_t) = log q_T(y_T) + ∫ div f du + log |det ∂y/∂x_t|                       along y′ = f(y, u)          (1)
 
-in the coordinates y of `whitened`, of which data of any schedule have mean 0 and covariance I at every level; at the
-top they are taken for normal (Song et al. 2021, Eq. 39, arXiv:2011.13456, with N(α μ, α²Σ + σ²I) in place of
-N(0, σ_max²)). The path does not depend on the divergence, so it comes first, and the divergence is asked for at the
-nodes of a rule of integration only, `quadrature`: nothing that random probes do can change a step.
+(Song et al. 2021, Eq. 39, arXiv:2011.13456) in the coordinates y of `whitened`, of which data of any schedule have mean
+0 and covariance I at every level. q is their density, and u = √θ: in θ alone networks, which are told the level as
+log σ/α, are steep near data. Since ∂q/∂u + div(q f) = 0, for any way y(u), on the flow or off it,
 
-Every part tells its error. An error e of y on the path changes log p by e·∇log q(y), q being the density of y, to
-first order, since the rest of (1) goes on from there. The rule is refined from n to 2n nodes until what is left of the
-change is small: for analytic functions e_{2n} ~ e_n (e_n/e_{n/2})². At the top, log q differs from log N(0, I) by δ
-with ∇δ = ∇log q + y, to leading order a cubic in y, so that δ is about y·∇δ/2 or less.
+    log q_0(y_0) = log q_T(y_T) + ∫ div f + r·∇log q du,   r = f(y) − y′                                        (2)
+
+and ∇log q is the model's score. So the flow is solved roughly, row by row; a polynomial through some of its places is
+the way; and what it has missed is made good at the nodes of a rule of integration, where f and its divergence are asked
+for: with a perfect score nothing is left of the error of the path, with a learned one a part of what was made good. The
+path comes first and does not depend on the divergence, so nothing that random probes do can change a step. The rule is
+refined until the Chebyshev coefficients of the integrand have fallen far enough.
+
+At the top data are normal but for δ, to leading order a cubic in y, which the score gives along a straight line:
+
+    log q_T(y) = log N(y; 0, I) + δ(y),   δ(y) = ∫_0^1 y·(∇log q_T(uy) + uy) du     (Simpson's rule)            (3)
+
+What this leaves out, above all a constant that makes q_T integrate to 1, is of the next order in σ_d/σ_max, |δ|^{4/3}.
 """
 
 from __future__ import annotations
@@ -25,16 +33,18 @@ from torch import Tensor
 
 from scorefield.calculus import divergence, hutchinson_divergence
 from scorefield.errors import OptionError, SamplingError
-from scorefield.likelihood.whitened import Whitened
+from scorefield.likelihood.whitened import Frame, Whitened
 from scorefield.model import Denoiser, of_places
 from scorefield.noise import Time
 from scorefield.ode import integrate
-from scorefield.quadrature import nodes, weights
+from scorefield.quadrature import coefficients, interpolation, nodes, weights
 from scorefield.randomness import Stream
 
-_FEWEST, _MOST = 8, 128  # intervals of the rule
+_DEGREE = 32  # of the polynomial way
+_FEWEST, _MOST = 32, 128  # intervals of the rule
 _FOR_PROBES = 32  # of the rule where the divergence is estimated, whose noise hides what more would bring
-_SHARE = 0.05  # of the tolerance for a step of the path, as some ten of them add up
+_SHARE = 2.0  # of the tolerance, for the error of a step of the path, as (2) makes most of it good
+_LEFT = 1 / 3  # of what (2) has made good, for learned scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +54,7 @@ class LogProb:
     Args:
         value: log p, (B,) float64.
         trace_error: its standard error from random probes, (B,), zero where the divergence is exact.
-        solver_error: the errors of the path, of the integral and of the Gaussian at the top, estimated, (B,).
+        solver_error: the errors of the path, of the integral and of what lies at the top, estimated, (B,).
         evaluations: of the model for each row along the path, (B,) int64.
         traces: of the model with its divergence, (B,) int64.
     """
@@ -66,19 +76,19 @@ def log_prob(
     x: Tensor,
     t: Time | None = None,
     *,
-    tolerance: float = 1e-4,
+    tolerance: float = 1e-3,
     probes: int | None = None,
     seed: int = 0,
     rows: range | None = None,
 ) -> LogProb:
-    """log p_t(x) of each row by (1).
+    """log p_t(x) of each row by (1) to (3).
 
     Args:
         model: the denoiser, conditions bound to it; its moments are those of the Gaussian at the top.
-        x: (B, *shape) at t. Rounding limits what can be reached: float64 for tolerances below 1e-5.
+        x: (B, *shape) at t. Rounding limits what can be reached: float64 for tolerances below 1e-4.
         t: (); by default x are data, log p is that of x_t = α x at the lowest level, brought to the units of x. What
             noise there is hides nothing that data tell.
-        tolerance: the error allowed, nats.
+        tolerance: about the error to expect of a learned score, nats; that of a perfect one is far less.
         probes: how many random vectors estimate the divergence at each node, at least 2; None for the exact one, which
             costs as many backward passes as a row has numbers.
         seed: of the probes, which are those of Stream(seed, "likelihood probes").
@@ -101,39 +111,44 @@ def log_prob(
     if not schedule.t_min <= float(t) <= schedule.t_max:
         raise SamplingError(f"times are from {schedule.t_min:g} to {schedule.t_max:g}, got t = {float(t):g}")
     with torch.no_grad():
-        way = Whitened.of(model, x.device)
-        level = schedule.at(t, like=x)
-        x_t = level.alpha.to(x) * x if lowest else x
-        low, high = float(way.theta(t)), float(way.theta(schedule.t_max))
-        path = _follow(way, way.at(t, x).enter(x_t), low, high, tolerance, rows)
-        squared = path.y[-1].double().square().reshape(len(x), -1).sum(1)
-        start = -(squared + x[0].numel() * math.log(2 * math.pi)) / 2 + way.at(t, x).log_slope()
+        way, level = Whitened.of(model, x.device), schedule.at(t, like=x)
+        here = way.at(t, x)
+        y, low, high = here.enter(level.alpha.to(x) * x if lowest else x), way.theta(t), way.theta(schedule.t_max)
+        path = _follow(way, y, math.sqrt(low), math.sqrt(high), tolerance, rows)
+        start = path.log_top + here.log_slope()
         if lowest:
             start = start + x[0].numel() * level.alpha.log()
         if probes is None:
             found = _exact(way, path, tolerance)
         else:
             found = _estimated(way, path, probes, Stream(seed, "likelihood probes"), rows)
-    return LogProb(start + found.value, found.noise, path.error + found.error, path.evaluations, found.evaluations)
+        return LogProb(start + found.value, found.noise, path.error + found.error, path.evaluations, found.evaluations)
 
 
 @dataclass(frozen=True, eq=False)
 class _Path:
-    """y at the finest rule's nodes θ (K,), (K, B, *shape), the error in log p, and evaluations, each (B,)."""
+    """The polynomial way: u (K,), y and y′ there (K, B, *shape); log q_T, its error and evaluations, each (B,)."""
 
-    theta: Tensor
+    u: Tensor
     y: Tensor
+    slope: Tensor
+    log_top: Tensor
     error: Tensor
     evaluations: Tensor
 
     def every(self, n: int) -> list[int]:
         """The places of the rule with n intervals among those of the finest."""
-        return list(range(0, len(self.theta), (len(self.theta) - 1) // n))
+        return list(range(0, len(self.u), (len(self.u) - 1) // n))
+
+    @property
+    def half(self) -> float:
+        """Half the length of the way, in u."""
+        return float(self.u[-1] - self.u[0]) / 2
 
 
 @dataclass(frozen=True, eq=False)
 class _Integral:
-    """∫ div(dy/dθ) dθ, its standard error, the error of the rule, and evaluations, each (B,)."""
+    """That of (2), its standard error, the error of rule and path, and evaluations, each (B,)."""
 
     value: Tensor
     noise: Tensor
@@ -142,75 +157,132 @@ class _Integral:
 
 
 def _follow(way: Whitened, y: Tensor, low: float, high: float, tolerance: float, rows: range) -> _Path:
-    theta = nodes(low, high, _MOST).to(y.device)
     select = of_places(way.model, len(y))
 
-    def field(y: Tensor, theta: Tensor, places: Tensor) -> Tensor:
-        t = way.time(theta)
+    def field(y: Tensor, u: Tensor, places: Tensor) -> Tensor:
+        t = way.time(u.square())
         here = way.at(t, y)
-        return here.slope(y, here.v(select(places), here.leave(y), t))
+        return _column(2 * u, y) * here.slope(y, here.v(select(places), here.leave(y), t))
 
-    def adjoint(y: Tensor, slope: Tensor, theta: Tensor) -> Tensor:
-        return way.at(way.time(theta), y).score(y, slope)
-
-    # The norm of a step's error over the whole row, and not its mean over numbers, is what log p feels.
     allowed = _SHARE * tolerance / math.sqrt(y[0].numel())
-    found = integrate(field, y, low, high, rtol=0.0, atol=allowed, rows=rows, at=theta, adjoint=adjoint)
-    y, top = found.x, way.time(theta[-1])
-    beyond = (y * (way.at(top, y).score(y, found.slope) + y)).double().reshape(len(y), -1).sum(1).abs() / 2
-    return _Path(theta, found.between, found.error + beyond, found.evaluations)
+    u = nodes(low, high, _DEGREE).to(y.device)
+    found = integrate(field, y, low, high, rtol=0.0, atol=allowed, rows=rows, at=u)
+    log_top, error = _top(way, found.x, found.slope / (2 * high), way.time(u[-1].square()))
+    values, slopes = (part.to(y) for part in interpolation(_DEGREE, _MOST))
+    smooth = torch.tensordot(values, found.between, 1)
+    smooth[0], smooth[-1] = y, found.x  # to the bit
+    slope = torch.tensordot(slopes, found.between, 1) * (2 / (high - low))
+    return _Path(nodes(low, high, _MOST).to(y.device), smooth, slope, log_top, error, found.evaluations + 2)
+
+
+def _top(way: Whitened, y: Tensor, slope: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """log q_T(y) by (3) and its error, (B,) float64 each, with dy/dθ at y, which is known."""
+    here = way.at(t, y)
+
+    def along(share: float, slope: Tensor) -> Tensor:
+        """y·∇δ at a share of y."""
+        return _sum(y * (here.score(share * y, slope) + share * y))
+
+    near = [along(u, here.slope(u * y, here.v(way.model, here.leave(u * y), t))) for u in (0.0, 0.5)]
+    delta = (near[0] + 4 * near[1] + along(1.0, slope)) / 6
+    log_normal = -(_sum(y.double().square()) + y[0].numel() * math.log(2 * math.pi)) / 2
+    return log_normal + delta, delta.abs() ** (4 / 3)
 
 
 def _exact(way: Whitened, path: _Path, tolerance: float) -> _Integral:
     """By the exact divergence, with the rule refined row by row."""
     count = path.y.shape[1]
-    select, half = of_places(way.model, count), float(path.theta[-1] - path.theta[0]) / 2
-    values = path.error.new_zeros((len(path.theta), count))
-    asked = torch.zeros_like(path.evaluations)
+    select, asked = of_places(way.model, count), torch.zeros_like(path.evaluations)
+    values = path.error.new_zeros((2, len(path.u), count))
 
     def rule(n: int, places: Sequence[int], rows: Tensor) -> Tensor:
+        """The integrals of div f and of r·∇log q, (2, b)."""
         for place in places:
-            t = way.time(path.theta[place])
-            y, model = path.y[place, rows], select(rows)
-            here = way.at(t, y)
-            trace = divergence(partial(here.v, model, t=t), here.leave(y))[1]
-            values[place, rows] = trace.double() / here.stretch.reshape(-1) - here.gaussian_divergence()
+            node = _Node.of(way, path, place, rows)
+            v, trace = divergence(partial(node.frame.v, select(rows), t=node.t), node.x_t)
+            values[:, place, rows] = torch.stack([node.of_divergence(trace), node.missed(v)])
         asked[rows] += len(places)
-        return half * (weights(n).to(values) @ values[path.every(n)][:, rows])
+        found = values[:, path.every(n)][:, :, rows]
+        error[rows] = path.half * _tail(found.sum(0))
+        return path.half * torch.einsum("k,ikb->ib", weights(n).to(found), found)
 
     left, n = torch.arange(count, device=values.device), _FEWEST
+    error = torch.full_like(path.error, math.inf)
     total = rule(n, path.every(n), left)
-    error = torch.full_like(total, math.inf)
-    change = error.clone()
-    # The error would fall by the square of the ratio of two changes; its power 3/2 is on the safe side.
     while len(left) and n < _MOST:
-        n *= 2
-        now, before = rule(n, path.every(n)[1::2], left), change[left]
-        change[left] = (now - total[left]).abs()
-        error[left] = change[left] * torch.where(before.isinf(), 1.0, (change[left] / before).clamp(max=1.0) ** 1.5)
-        total[left] = now
-        left = left[error[left] > tolerance / 2]
-    return _Integral(total, torch.zeros_like(total), error, asked)
+        left, n = left[error[left] > tolerance / 2], 2 * n
+        total[:, left] = rule(n, path.every(n)[1::2], left)
+    return _Integral(total.sum(0), torch.zeros_like(error), error + _LEFT * total[1].abs(), asked)
+
+
+def _tail(values: Tensor) -> Tensor:
+    """How wrong a rule may be, from values at its nodes, (n + 1, b): (b,).
+
+    Chebyshev coefficients of an analytic function fall geometrically. With the largest of the last half A and of the
+    last quarter B, those beyond the last are some B²/A or less.
+    """
+    n = len(values) - 1
+    size = (coefficients(n).to(values) @ values).abs()
+    half, quarter = size[n // 2 :].amax(0), size[3 * n // 4 :].amax(0)
+    return 8 / n * quarter * quarter / half.clamp(min=torch.finfo(values.dtype).tiny)
 
 
 def _estimated(way: Whitened, path: _Path, probes: int, stream: Stream, rows: range) -> _Integral:
     """By random signs drawn anew at each node, whose errors are independent: their variances add up."""
-    half = float(path.theta[-1] - path.theta[0]) / 2
-    share = half * weights(_FOR_PROBES).to(path.error)
-    total, variance = torch.zeros_like(path.error), torch.zeros_like(path.error)
-    places = path.every(_FOR_PROBES)
-    for w, place in zip(share, places, strict=True):
-        t, y = way.time(path.theta[place]), path.y[place]
-        here = way.at(t, y)
-        signs = torch.stack([_signs(stream, rows, y, place, draw) for draw in range(probes)])
-        found = hutchinson_divergence(partial(here.v, way.model, t=t), here.leave(y), signs)[1]
+    total, missed, variance = (torch.zeros_like(path.error) for _ in range(3))
+    every, places = torch.arange(len(rows), device=path.y.device), path.every(_FOR_PROBES)
+    for w, place in zip((path.half * weights(_FOR_PROBES)).tolist(), places, strict=True):
+        node = _Node.of(way, path, place, every)
+        signs = torch.stack([_signs(stream, rows, path.y[place], place, draw) for draw in range(probes)])
+        v, found = hutchinson_divergence(partial(node.frame.v, way.model, t=node.t), node.x_t, signs)
         # What the Gaussian's own slope does to the same signs is known, and so is its mean.
-        found = found.double() / here.stretch.reshape(-1) - torch.stack([here.gaussian_quadratic(z) for z in signs])
+        by_gaussian = torch.stack([node.frame.gaussian_quadratic(z) for z in signs])
+        found = node.of_divergence(found) - node.scale * (by_gaussian - node.frame.gaussian_divergence())
         total += w * found.mean(0)
+        missed += w * node.missed(v)
         variance += w**2 * found.var(0) / probes
-    return _Integral(total, variance.sqrt(), torch.zeros_like(total), torch.full_like(path.evaluations, len(places)))
+    asked = torch.full_like(path.evaluations, len(places))
+    return _Integral(total + missed, variance.sqrt(), _LEFT * missed.abs(), asked)
+
+
+@dataclass(frozen=True, eq=False)
+class _Node:
+    """Some rows at a node of the rule; scale = dθ/du."""
+
+    frame: Frame
+    t: Tensor
+    scale: float
+    y: Tensor
+    slope: Tensor
+    x_t: Tensor
+
+    @staticmethod
+    def of(way: Whitened, path: _Path, place: int, rows: Tensor) -> _Node:
+        """Those rows of a path."""
+        u, y = path.u[place], path.y[place, rows]
+        t = way.time(u.square())
+        frame = way.at(t, y)
+        return _Node(frame, t, 2 * float(u), y, path.slope[place, rows], frame.leave(y))
+
+    def of_divergence(self, trace: Tensor) -> Tensor:
+        """div f from tr ∂v/∂x_t, (…, b) float64."""
+        return self.scale * (trace.double() / self.frame.stretch.reshape(-1) - self.frame.gaussian_divergence())
+
+    def missed(self, v: Tensor) -> Tensor:
+        """r·∇log q from v, (b,) float64."""
+        slope = self.frame.slope(self.y, v)
+        return _sum((self.scale * slope - self.slope) * self.frame.score(self.y, slope))
 
 
 def _signs(stream: Stream, rows: range, like: Tensor, node: int, draw: int) -> Tensor:
     z = stream.normal(rows, like.shape[1:], step=node, draw=draw, dtype=torch.float32, device=like.device)
     return torch.where(z < 0, -1.0, 1.0).to(like)
+
+
+def _column(c: Tensor, like: Tensor) -> Tensor:
+    return c.to(like).reshape(-1, *[1] * (like.ndim - 1))
+
+
+def _sum(x: Tensor) -> Tensor:
+    """Over each row, (b,) float64."""
+    return x.double().reshape(len(x), math.prod(x.shape[1:])).sum(1)

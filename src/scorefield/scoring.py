@@ -1,0 +1,332 @@
+"""How likely each row of a user's data is: in chunks, spread over its bins, in nats of the data as they were given.
+
+    log p(row) = log 1/K Σ_k p(x(u_k)) |∂x/∂row| / q(u_k)                                                       (1)
+
+with x the encoded row, moved within the bins that its rounded values stand for (`likelihood.dequantisation`); without
+any there is one term, and log p is that of the row itself.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from scorefield.chunks import in_chunks
+from scorefield.codecs.degenerate import degenerate
+from scorefield.data.kinds import Data
+from scorefield.drawing import OnProgress, Progress
+from scorefield.errors import DataError, OptionError
+from scorefield.features import Features
+from scorefield.likelihood.dequantisation import Dequantiser, bits_per_dim, mean_density, through, uniform, variational
+from scorefield.likelihood.log_prob import LogProb, log_prob
+from scorefield.model import Denoiser, NetworkDenoiser
+from scorefield.moments import Moments
+
+_CHUNK = 1 << 16  # numbers at a time, of which a hundred levels are kept
+_MOST_ROWS = 1 << 12
+_EXACT = 64  # numbers in a row up to which the divergence is exact by default
+_PROBES = 4  # by default beyond
+_DRAWS, _DRAWS_OF_LONG = 4, 2  # of offsets by default, for rows of up to _EXACT numbers and beyond
+_LISTED = 5  # rows that a refusal names
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How log p is computed.
+
+    Args:
+        tolerance: about the solver's error, nats.
+        probes: random vectors that estimate the divergence, 0 for the exact one; None for exact up to 64 numbers.
+        draws: K of (1) for rows with rounded values; None for 4, or 2 of more than 64 numbers.
+        fitted: whether the offsets' density is fitted to each row (variational dequantisation), and not uniform.
+        noise: σ/α of the level whose density is asked for, in units of the encoded data; None for the lowest.
+        seed: of offsets and probes.
+
+    Raises:
+        OptionError: for numbers out of range.
+    """
+
+    tolerance: float = 1e-3
+    probes: int | None = None
+    draws: int | None = None
+    fitted: bool = False
+    noise: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tolerance < math.inf:
+            raise OptionError(f"the tolerance is an error in nats, finite and above 0, got {self.tolerance}")
+        if self.probes is not None and (self.probes < 0 or self.probes == 1):
+            raise OptionError(f"probes are 0 for the exact divergence, or at least 2, got {self.probes}")
+        if self.draws is not None and self.draws < 1:
+            raise OptionError(f"draws must be at least 1, got {self.draws}")
+        if self.noise is not None and not 0 < self.noise < math.inf:
+            raise OptionError(f"the noise of a level is finite and above 0, got {self.noise}")
+
+    def probes_of(self, elements: int) -> int | None:
+        """How many probes for rows of so many numbers, None for the exact divergence."""
+        chosen = (0 if elements <= _EXACT else _PROBES) if self.probes is None else self.probes
+        return chosen or None
+
+    def draws_of(self, elements: int, gridded: bool) -> int:
+        """How many offsets are drawn."""
+        if not gridded:
+            return 1
+        return (_DRAWS if elements <= _EXACT else _DRAWS_OF_LONG) if self.draws is None else self.draws
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """log p of each row.
+
+    Args:
+        log_prob: nats of the data as given, (n,) float64; NaN for rows that have none.
+        std_error: its standard error, (n,): of probes, of draws within bins, and of the solver.
+        unusable: why rows have no density, by row from 0.
+        features: of the model.
+        evaluations: of the model for a row, on average; one with the divergence counts once.
+    """
+
+    log_prob: Tensor
+    std_error: Tensor
+    unusable: dict[int, str]
+    features: Features
+    evaluations: float
+
+    @property
+    def bits_per_dim(self) -> Tensor:
+        """−log P/(D log 2), (n,), of rows that are integers throughout.
+
+        Raises:
+            OptionError: unless all modelled numbers are declared integers.
+        """
+        return bits_per_dim(self.log_prob + self.features.codec.numbers.log_volume(), self.elements)
+
+    @property
+    def bits_std_error(self) -> Tensor:
+        """The standard error of `bits_per_dim`, (n,)."""
+        return self.std_error / (self.elements * math.log(2))
+
+    @property
+    def elements(self) -> int:
+        """Numbers in an encoded row."""
+        return math.prod(self.features.codec.shape)
+
+    def over(self, other: Scores) -> tuple[Tensor, Tensor]:
+        """log p(row)/p(other row) of each pair, and its standard error, (n,) each.
+
+        Raises:
+            OptionError: for another number of rows.
+        """
+        if len(self.log_prob) != len(other.log_prob):
+            raise OptionError(f"densities are compared row by row, got {len(self.log_prob)} and {len(other.log_prob)}")
+        return self.log_prob - other.log_prob, torch.hypot(self.std_error, other.std_error)
+
+
+def score(
+    denoiser: NetworkDenoiser,
+    features: Features,
+    data: Data,
+    how: Scoring,
+    *,
+    skip_bad: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Scores:
+    """log p of rows.
+
+    Args:
+        denoiser: the model.
+        features: how data become rows of R^d.
+        data: the rows.
+        how: tolerance, probes, draws.
+        skip_bad: whether rows without a density get NaN, and are no error.
+        on_progress: called as the work goes on; what it raises stops it.
+
+    Raises:
+        DataError: for no rows, and rows without a density unless they are skipped.
+        OptionError: for a level out of the model's range.
+        SamplingError: for rows that the solver cannot carry to the noise.
+    """
+    if not len(data):
+        raise DataError(f"{data.source}: no rows, at least 1 is needed")
+    unusable = features.unusable_rows(data)
+    if unusable and not skip_bad:
+        raise DataError(_refusal(data, unusable))
+    _time(denoiser, how.noise)
+    values = torch.full((3, len(data)), math.nan, dtype=torch.float64)
+    bad = np.array(sorted(unusable), dtype=np.int64)
+    if len(bad) < len(data):
+        # Others keep their numbers, by which they are drawn for, as a good row stands in for a bad one.
+        numbers = np.arange(len(data))
+        numbers[bad] = np.setdiff1d(numbers, bad)[0]
+        _fill(values, denoiser, features, data.rows(numbers) if len(bad) else data, how, on_progress)
+        values[:, torch.from_numpy(bad)] = math.nan
+    return Scores(values[0], values[1], unusable, features, float(values[2].nanmean()))
+
+
+def _fill(
+    values: Tensor,
+    denoiser: NetworkDenoiser,
+    features: Features,
+    data: Data,
+    how: Scoring,
+    on_progress: OnProgress | None,
+) -> None:
+    """Write log p, its standard error and evaluations of all rows, (3, n)."""
+    elements = math.prod(features.codec.shape)
+    # Rounding would show in the steps that are taken. Images are dear, and their error is another one.
+    dtype = torch.float64 if len(features.codec.shape) == 1 else torch.float32
+    model = copy.deepcopy(denoiser).to(dtype)
+    work, told = _Work(model, features, data, how, dtype), _Told(on_progress, len(data))
+    handle = model.register_forward_hook(told.call)
+    try:
+        for part, found in in_chunks(range(len(data)), max(1, min(_MOST_ROWS, _CHUNK // elements)), work):
+            values[:, part.start : part.stop] = found
+            told.done(part)
+    finally:
+        handle.remove()
+
+
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """What is done with some rows."""
+
+    model: NetworkDenoiser
+    features: Features
+    data: Data
+    how: Scoring
+    dtype: torch.dtype
+
+    def __call__(self, rows: range) -> Tensor:
+        """log p, its standard error and evaluations of rows by their numbers, (3, n)."""
+        data = self.data.rows(np.arange(rows.start, rows.stop))
+        device = next(self.model.parameters()).device
+        gridded = self.features.codec.numbers.gridded
+        _, _, conditions = self.features.spread(data)
+        model = self.model if conditions is None else self.model.given(conditions.to(device))
+        offsets = self._offsets(model, data, rows, gridded)
+        draws = self.how.draws_of(gridded.numel(), bool(gridded.any()))
+        weights, errors, evaluations = [], [], torch.zeros(len(rows), dtype=torch.float64)
+        for draw in range(draws):
+            u, log_q = offsets.draw(draw)
+            x, log_jacobian, _ = self.features.spread(data, u)
+            found = self._density(model, x.to(device, self.dtype), draw, rows)
+            weights.append(found.value.cpu() + log_jacobian - log_q)
+            errors.append(found.std_error.cpu())
+            evaluations += (found.evaluations + found.traces).cpu()
+        value, error = mean_density(torch.stack(weights), torch.stack(errors))
+        return torch.stack([value, error, evaluations])
+
+    def _density(self, model: Denoiser, x: Tensor, draw: int, rows: range) -> LogProb:
+        """Of encoded rows at the level asked for, in their own units."""
+        how = self.how
+        t = _time(model, how.noise)
+        alpha = model.schedule.at(t).alpha
+        found = log_prob(
+            model,
+            alpha.to(x) * x,
+            t,
+            tolerance=how.tolerance,
+            probes=how.probes_of(x[0].numel()),
+            seed=how.seed + draw,
+            rows=rows,
+        )
+        shift = x[0].numel() * alpha.log()
+        return LogProb(
+            found.value + shift.to(found.value), found.trace_error, found.solver_error, found.evaluations, found.traces
+        )
+
+    def _offsets(self, model: Denoiser, data: Data, rows: range, gridded: Tensor) -> Dequantiser:
+        if not self.how.fitted:
+            return uniform(rows, gridded, self.how.seed)
+        t = _time(model, self.how.noise)
+        alpha, device = model.schedule.at(t).alpha, next(self.model.parameters()).device
+
+        def slope(x: Tensor) -> Tensor:
+            """∇ of log p_t(α x) in x."""
+            x_t = (alpha * x).to(device, self.dtype)
+            return alpha * model.score(x_t, t.to(device)).double().cpu()
+
+        def spread(u: Tensor) -> tuple[Tensor, Tensor]:
+            return self.features.spread(data, u)[:2]
+
+        return variational(through(spread, slope), rows, gridded, self.how.seed)
+
+
+class _Told:
+    """How far the work is, guessed within a chunk from what the one before has taken."""
+
+    def __init__(self, on_progress: OnProgress | None, rows: int) -> None:
+        self._on_progress, self._rows = on_progress, rows
+        self._done, self._calls, self._expected, self._evaluations, self._size = 0, 0, 400, 0, 0
+
+    def call(self, module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
+        """The model was asked once."""
+        self._calls += 1
+        self._evaluations += len(inputs[0])
+        self._size = max(self._size, len(inputs[0]))
+        if self._on_progress is not None:
+            within = min(0.95, self._calls / self._expected) * self._size
+            self._on_progress(Progress(min(0.999, (self._done + within) / self._rows), self._rows, self._evaluations))
+
+    def done(self, part: range) -> None:
+        """Some rows are finished."""
+        self._done, self._expected, self._calls, self._size = part.stop, max(1, self._calls), 0, 0
+        if self._on_progress is not None:
+            self._on_progress(Progress(self._done / self._rows, self._rows, self._evaluations))
+
+
+def refuse_degenerate(features: Features, moments: Moments) -> None:
+    """Refuse a model of columns that are linear functions of each other, whose joint density is infinite.
+
+    Raises:
+        DataError: with their names.
+    """
+    numbers = features.codec.numbers
+    free = ~numbers.gridded.reshape(-1)
+    if len(moments.variances) != len(free) or len(numbers.names) != len(free):
+        return  # rows of many numbers are no columns
+    covariance = (moments.axes * moments.variances) @ moments.axes.T
+    names = [name for name, own in zip(numbers.names, free.tolist(), strict=True) if own]
+    sentence = degenerate(covariance[free][:, free], names)
+    if sentence:
+        raise DataError(sentence)
+
+
+def rank(values: Tensor, reference: Tensor) -> Tensor:
+    """The share of reference values below each value, halves for equal ones, in (0, 1): (r + ½)/(n + 1).
+
+    Args:
+        values: (m,), NaN gives NaN.
+        reference: (n,), of rows like those that are normal and were not trained on.
+    """
+    growing = reference.sort().values
+    below = torch.searchsorted(growing, values.contiguous()).double()
+    upto = torch.searchsorted(growing, values.contiguous(), right=True).double()
+    return torch.where(values.isnan(), math.nan, ((below + upto) / 2 + 0.5) / (len(reference) + 1))
+
+
+def _time(denoiser: Denoiser, noise: float | None) -> Tensor:
+    """The time of a level, the lowest by default."""
+    schedule = denoiser.schedule
+    if noise is None:
+        return torch.tensor(schedule.t_min, dtype=torch.float64)
+    t = schedule.time_of_sigma(noise)
+    if not schedule.t_min <= float(t) <= schedule.t_max:
+        ends = schedule.at(torch.tensor((schedule.t_min, schedule.t_max), dtype=torch.float64))
+        low, high = (ends.sigma / ends.alpha).tolist()
+        raise OptionError(f"noise must lie between the model's levels, {low:.3g} and {high:.3g}, got {noise:g}")
+    return t
+
+
+def _refusal(data: Data, unusable: dict[int, str]) -> str:
+    shown = "; ".join(f"row {row + 1}: {reason}" for row, reason in list(unusable.items())[:_LISTED])
+    more = f"; and {len(unusable) - _LISTED} more" if len(unusable) > _LISTED else ""
+    return (
+        f"{data.source}: {len(unusable)} of {len(data)} rows have no density, {shown}{more}: --skip-bad gives them NaN"
+    )
