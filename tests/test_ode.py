@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ EMBEDDED = Tableau(
     DORMAND_PRINCE.matrix,
     tuple(b - e for b, e in zip(DORMAND_PRINCE.weights, DORMAND_PRINCE.error, strict=True)),
 )
+NOT_DENSE = replace(DORMAND_PRINCE, name="planted", dense=())
 TABLEAUS = [EULER, HEUN, RK4, EMBEDDED, DORMAND_PRINCE]
 RATES = torch.tensor([0.5, 1.0, 3.0, 10.0, 40.0], dtype=torch.float64)
 
@@ -210,6 +212,72 @@ def test_attempts_are_watched() -> None:
     times = torch.stack([entry[1] for entry in seen])
     assert (times.diff(dim=0)[:, 1] >= 0).all()
     assert (times.diff(dim=0)[:, 2] <= 0).all()
+
+
+# -- between steps ----------------------------------------------------------------------------------------------------
+
+
+def test_between_steps_x_is_known_to_order_four() -> None:
+    # Steps of one length each, by tolerances that nothing exceeds and a way of one step: the error of the extension
+    # within a step of h is O(h⁵), of x(0)(exp(sin t) − …) at θ = 0.3, 0.5, 0.8.
+    shares, errors = torch.tensor([0.3, 0.5, 0.8], dtype=torch.float64), []
+    for h in (0.4, 0.2, 0.1, 0.05):
+        x = torch.ones(1, 1, dtype=torch.float64)
+        found = integrate(swing, x, 0.5, 0.5 + h, rtol=0.0, atol=1e3, at=0.5 + h * shares)
+        assert int(found.accepted) == 1
+        exact = torch.exp((0.5 + h * shares).sin() - math.sin(0.5))
+        errors.append((found.between.flatten() - exact).abs())
+    for before, after in itertools.pairwise(errors):
+        assert ((before / after).log2() > 4.5).all(), errors
+
+
+def test_between_steps_it_obeys_the_tolerance_up_and_down_and_meets_the_ends() -> None:
+    x, ends = normals(6, 2), torch.tensor([3.0, -2.0, 1.0, 0.5, 6.0, -4.0], dtype=torch.float64)
+    at = torch.linspace(-4, 6, 101, dtype=torch.float64)
+    at = torch.cat((at, ends, torch.tensor([0.5], dtype=torch.float64)))
+    for tolerance in (1e-4, 1e-7):
+        found = integrate(swing, x, 0.5, ends, rtol=tolerance, atol=tolerance, at=at)
+        exact = x * torch.exp(at.sin() - math.sin(0.5)).reshape(-1, 1, 1)
+        passed = (at.unsqueeze(1) - 0.5) * (at.unsqueeze(1) - ends) <= 0
+        assert torch.equal(found.between.isfinite().all(2), passed)
+        assert torch.equal(found.between.isnan().all(2), ~passed)
+        error = (found.between - exact)[passed].abs() / (1 + exact[passed].abs())
+        assert float(error.max()) < 30 * tolerance
+        for row in range(6):
+            assert torch.equal(found.between[101 + row, row], found.x[row])
+        assert torch.equal(found.between[-1], x)
+
+
+def test_where_steps_meet_x_is_that_of_the_steps_even_on_a_coarse_clock() -> None:
+    # At t = 1e6 the clock ticks in 1e-10: t + h is off by more than any fixed share of h would allow for.
+    x, seen = normals(1, 1), []
+    ways = {"rtol": 1e-6, "atol": 1e-6}
+    integrate(swing, x, 1e6, 1e6 + 3, **ways, on_attempt=lambda n, t, x, slope: seen.append((t, x)))
+    at = torch.cat([t for t, _ in seen]).unique()
+    assert len(at) > 8
+    found = integrate(swing, x, 1e6, 1e6 + 3, **ways, at=at)
+    for t, there in seen:
+        assert torch.allclose(found.between[int((at == t).nonzero())], there, rtol=1e-8)
+
+
+def test_between_steps_a_row_is_the_same_to_the_bit_in_any_batch_and_costs_nothing() -> None:
+    x, at = 2 * normals(20, 3), torch.linspace(0.1, 3, 30, dtype=torch.float64)
+    ends = torch.linspace(4, 3, 20, dtype=torch.float64)
+    whole = integrate(uneven, x, 0.0, ends, rtol=1e-5, atol=1e-5, at=at)
+    assert torch.equal(whole.x, integrate(uneven, x, 0.0, ends, rtol=1e-5, atol=1e-5).x)
+    for a, b in ((0, 1), (1, 7), (7, 20)):
+        part = integrate(uneven, x[a:b], 0.0, ends[a:b], rtol=1e-5, atol=1e-5, at=at)
+        assert torch.equal(part.between, whole.between[:, a:b])
+        assert torch.equal(part.evaluations, whole.evaluations[a:b])
+
+
+def test_where_a_row_has_not_come_by_there_is_no_number() -> None:
+    at = torch.tensor([0.0, 0.25, 0.75], dtype=torch.float64)
+    found = integrate(broken, normals(5, 2), 0.0, 1.0, rtol=1e-6, atol=1e-6, strict=False, at=at)
+    known = found.between.isfinite().all(2)
+    assert known.T.tolist() == [[True] * 3, [True, False, False], [True] * 3, [True, True, False], [True] * 3]
+    with pytest.raises(SamplingError, match="planted has no continuous extension"):
+        integrate(swing, normals(2, 1), 0.0, 1.0, rtol=1e-3, atol=1e-3, tableau=NOT_DENSE, at=at)
 
 
 # -- faults -----------------------------------------------------------------------------------------------------------

@@ -84,6 +84,9 @@ class Moments:
             x: (B, *shape), of the type of mean and axes.
         """
         flat, rest = x.reshape(len(x), math.prod(x.shape[1:])), f(self.rest.reshape(1))
+        if len(self.variances) == flat.shape[1]:
+            # There is nothing beside the axes; f(ν), large as it may be, would be added and taken away again.
+            return ((f(self.variances).to(x) * (flat @ self.axes)) @ self.axes.T).reshape(x.shape)
         found = rest.to(x) * flat
         if len(self.variances):
             found = found + ((f(self.variances) - rest).to(x) * (flat @ self.axes)) @ self.axes.T

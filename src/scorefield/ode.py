@@ -154,7 +154,7 @@ def integrate(
         before = walk
         walk, accepted, step = _attempt(field, tableau, walk, rtol, atol)
         attempt += 1
-        _between(result.between, at, before, accepted, step, tableau)
+        _between(result.between, at, before, walk.t, accepted, step, tableau)
         result.evaluations[walk.places] += len(tableau.nodes) - 1
         result.accepted[walk.places] += accepted
         result.rejected[walk.places] += ~accepted
@@ -248,7 +248,9 @@ def _attempt(field: Field, tableau: Tableau, walk: _Walk, rtol: float, atol: flo
     return after, accepted, _Tried(h, x, slopes)
 
 
-def _between(found: Tensor, at: Tensor, before: _Walk, accepted: Tensor, step: _Tried, tableau: Tableau) -> None:
+def _between(
+    found: Tensor, at: Tensor, before: _Walk, after: Tensor, accepted: Tensor, step: _Tried, tableau: Tableau
+) -> None:
     """Write x at those times that accepted steps have passed by: with θ the share of the step and Δ = x_new − x,
 
     x(θ) = x + θ (Δ + (1 − θ)(b + θ (Δ − h k_n − b + (1 − θ) h Σ_i d_i k_i))),   b = h k_1 − Δ                      (4)
@@ -256,7 +258,9 @@ def _between(found: Tensor, at: Tensor, before: _Walk, accepted: Tensor, step: _
     if not len(at):
         return
     share = (at.unsqueeze(1) - before.t) / step.h
-    when, row = ((share > 0) & (share <= 1 + 1e-12) & accepted).nonzero(as_tuple=True)
+    # A step's end is t + h to rounding, so that it is not the share that says which times have been passed by.
+    beyond = (at.unsqueeze(1) - after) * step.h.sign() > 0
+    when, row = ((share > 0) & ~beyond & accepted).nonzero(as_tuple=True)
     if not len(when):
         return
     x, slopes, h = before.x[row], [slope[row] for slope in step.slopes], _column(step.h[row], before.x)

@@ -16,9 +16,11 @@ refined until the Chebyshev coefficients of the integrand have fallen far enough
 
 At the top data are normal but for δ, to leading order a cubic in y, which the score gives along a straight line:
 
-    log q_T(y) = log N(y; 0, I) + δ(y),   δ(y) = ∫_0^1 y·(∇log q_T(uy) + uy) du     (Simpson's rule)            (3)
+    log q_T(y) = log N(y; 0, I) + δ(y) − ¼ tr ∇²δ(0),   δ(y) = ∫_0^1 y·(∇log q_T(uy) + uy) du                   (3)
 
-What this leaves out, above all a constant that makes q_T integrate to 1, is of the next order in σ_d/σ_max, |δ|^{4/3}.
+by Simpson's rule. As far as fourth cumulants go the mean of δ over normals is ¼ tr ∇²δ(0): what is taken off makes q_T
+integrate to 1. What is left out is of the next order in σ_d/σ_max, some ‖∇δ‖^{5/3}, as ∇δ at a row is about as large as
+δ (over normals the mean of δ² is at most that of ‖∇δ‖²).
 """
 
 from __future__ import annotations
@@ -106,6 +108,8 @@ def log_prob(
     if probes is not None and probes < 2:
         raise OptionError(f"at least 2 probes are needed, as one has no standard error, got {probes}")
     rows = range(len(x)) if rows is None else rows
+    if not len(x):
+        return LogProb(*[torch.zeros(0, dtype=torch.float64)] * 3, *[torch.zeros(0, dtype=torch.int64)] * 2)
     schedule, lowest = model.schedule, t is None
     t = torch.as_tensor(schedule.t_min if t is None else t, dtype=torch.float64)
     if not schedule.t_min <= float(t) <= schedule.t_max:
@@ -114,10 +118,10 @@ def log_prob(
         way, level = Whitened.of(model, x.device), schedule.at(t, like=x)
         here = way.at(t, x)
         y, low, high = here.enter(level.alpha.to(x) * x if lowest else x), way.theta(t), way.theta(schedule.t_max)
-        path = _follow(way, y, math.sqrt(low), math.sqrt(high), tolerance, rows)
+        path = _follow(way, y, math.sqrt(low), math.sqrt(high), tolerance, rows, probes)
         start = path.log_top + here.log_slope()
         if lowest:
-            start = start + x[0].numel() * level.alpha.log()
+            start = start + math.prod(x.shape[1:]) * level.alpha.log()
         if probes is None:
             found = _exact(way, path, tolerance)
         else:
@@ -156,7 +160,9 @@ class _Integral:
     evaluations: Tensor
 
 
-def _follow(way: Whitened, y: Tensor, low: float, high: float, tolerance: float, rows: range) -> _Path:
+def _follow(
+    way: Whitened, y: Tensor, low: float, high: float, tolerance: float, rows: range, probes: int | None
+) -> _Path:
     select = of_places(way.model, len(y))
 
     def field(y: Tensor, u: Tensor, places: Tensor) -> Tensor:
@@ -164,10 +170,16 @@ def _follow(way: Whitened, y: Tensor, low: float, high: float, tolerance: float,
         here = way.at(t, y)
         return _column(2 * u, y) * here.slope(y, here.v(select(places), here.leave(y), t))
 
-    allowed = _SHARE * tolerance / math.sqrt(y[0].numel())
+    if low == high:  # the way has no length, so that no slope of it is known
+        here, t = way.at(way.model.schedule.t_max, y), torch.tensor(way.model.schedule.t_max, dtype=torch.float64)
+        log_top, error = _top(way, y, here.slope(y, here.v(way.model, here.leave(y), t)), t, probes)
+        still = y.expand(_MOST + 1, *y.shape)
+        u, asked = torch.full((_MOST + 1,), low, dtype=torch.float64), torch.full((len(y),), 3)
+        return _Path(u.to(y.device), still, torch.zeros_like(still), log_top, error, asked.to(y.device))
+    allowed = _SHARE * tolerance / math.sqrt(max(1, math.prod(y.shape[1:])))
     u = nodes(low, high, _DEGREE).to(y.device)
     found = integrate(field, y, low, high, rtol=0.0, atol=allowed, rows=rows, at=u)
-    log_top, error = _top(way, found.x, found.slope / (2 * high), way.time(u[-1].square()))
+    log_top, error = _top(way, found.x, found.slope / (2 * high), way.time(u[-1].square()), probes)
     values, slopes = (part.to(y) for part in interpolation(_DEGREE, _MOST))
     smooth = torch.tensordot(values, found.between, 1)
     smooth[0], smooth[-1] = y, found.x  # to the bit
@@ -175,18 +187,23 @@ def _follow(way: Whitened, y: Tensor, low: float, high: float, tolerance: float,
     return _Path(nodes(low, high, _MOST).to(y.device), smooth, slope, log_top, error, found.evaluations + 2)
 
 
-def _top(way: Whitened, y: Tensor, slope: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+def _top(way: Whitened, y: Tensor, slope: Tensor, t: Tensor, probes: int | None) -> tuple[Tensor, Tensor]:
     """log q_T(y) by (3) and its error, (B,) float64 each, with dy/dθ at y, which is known."""
-    here = way.at(t, y)
+    here, middle = way.at(t, y), torch.zeros_like(y)
 
-    def along(share: float, slope: Tensor) -> Tensor:
-        """y·∇δ at a share of y."""
-        return _sum(y * (here.score(share * y, slope) + share * y))
+    def gradient(y: Tensor, slope: Tensor | None = None) -> Tensor:
+        """∇δ."""
+        slope = here.slope(y, here.v(way.model, here.leave(y), t)) if slope is None else slope
+        return here.score(y, slope) + y
 
-    near = [along(u, here.slope(u * y, here.v(way.model, here.leave(u * y), t))) for u in (0.0, 0.5)]
-    delta = (near[0] + 4 * near[1] + along(1.0, slope)) / 6
-    log_normal = -(_sum(y.double().square()) + y[0].numel() * math.log(2 * math.pi)) / 2
-    return log_normal + delta, delta.abs() ** (4 / 3)
+    if probes is None:
+        at_middle, bend = divergence(gradient, middle)
+    else:
+        at_middle, bend = gradient(middle), torch.zeros_like(y).flatten(1).sum(1)
+    at_end = gradient(y, slope)
+    delta = (_sum(y * at_middle) + 4 * _sum(y * gradient(y / 2)) + _sum(y * at_end)) / 6
+    log_normal = -(_sum(y.double().square()) + math.prod(y.shape[1:]) * math.log(2 * math.pi)) / 2
+    return log_normal + delta - bend.double() / 4, _sum(at_end.square()) ** (5 / 6)
 
 
 def _exact(way: Whitened, path: _Path, tolerance: float) -> _Integral:
@@ -228,21 +245,33 @@ def _tail(values: Tensor) -> Tensor:
 
 
 def _estimated(way: Whitened, path: _Path, probes: int, stream: Stream, rows: range) -> _Integral:
-    """By random signs drawn anew at each node, whose errors are independent: their variances add up."""
-    total, missed, variance = (torch.zeros_like(path.error) for _ in range(3))
+    """By random signs drawn anew at each node, whose errors are independent: their variances add up.
+
+    The rule with half the nodes tells of the rule's own error where it is apart by more than three times what the signs
+    explain; where they explain nothing, as of numbers that are independent, the whole change is told.
+    """
+    fine = path.half * weights(_FOR_PROBES)
+    change = fine.clone()
+    change[::2] -= path.half * weights(_FOR_PROBES // 2)
+    total, missed, variance, apart, explained = (torch.zeros_like(path.error) for _ in range(5))
     every, places = torch.arange(len(rows), device=path.y.device), path.every(_FOR_PROBES)
-    for w, place in zip((path.half * weights(_FOR_PROBES)).tolist(), places, strict=True):
+    for w, c, place in zip(fine.tolist(), change.tolist(), places, strict=True):
         node = _Node.of(way, path, place, every)
-        signs = torch.stack([_signs(stream, rows, path.y[place], place, draw) for draw in range(probes)])
+        signs = torch.stack([_signs(stream, rows, node.y, place, draw) for draw in range(probes)])
         v, found = hutchinson_divergence(partial(node.frame.v, way.model, t=node.t), node.x_t, signs)
         # What the Gaussian's own slope does to the same signs is known, and so is its mean.
         by_gaussian = torch.stack([node.frame.gaussian_quadratic(z) for z in signs])
         found = node.of_divergence(found) - node.scale * (by_gaussian - node.frame.gaussian_divergence())
-        total += w * found.mean(0)
-        missed += w * node.missed(v)
-        variance += w**2 * found.var(0) / probes
+        mean, beside = found.mean(0), node.missed(v)
+        spread = (found - mean).square().sum(0) / (probes - 1) / probes
+        total += w * mean
+        missed += w * beside
+        variance += w**2 * spread
+        apart += c * (mean + beside)
+        explained += c**2 * spread
+    error = (apart**2 - 9 * explained).clamp(min=0).sqrt()
     asked = torch.full_like(path.evaluations, len(places))
-    return _Integral(total + missed, variance.sqrt(), _LEFT * missed.abs(), asked)
+    return _Integral(total + missed, variance.sqrt(), error + _LEFT * missed.abs(), asked)
 
 
 @dataclass(frozen=True, eq=False)
