@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import scorefield as sf
-from scorefield import api, storage
+from scorefield import finish, storage
 from scorefield.bundle import Bundle
 from scorefield.data import Array, Images, Table
 from scorefield.errors import BundleError, DataError, Interrupted, OptionError, TrainingError
@@ -284,7 +284,7 @@ AUTO = ("sampler.name=auto", "training.steps=47", "checkpoint.every=7", "trainin
 @pytest.fixture
 def long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     """Solvers may cost thirty times what training did, so that 47 steps are enough for 70 paths or so."""
-    monkeypatch.setattr(api, "_FITTING_SHARE", 30.0)
+    monkeypatch.setattr(finish, "_FITTING_SHARE", 30.0)
 
 
 @pytest.mark.parametrize("killed_at", ["training", "fitting", "saving"])
@@ -361,9 +361,8 @@ def test_a_recipe_may_ask_for_fitted_before_there_are_any(long_enough: None, tmp
 @pytest.mark.parametrize("shape", [(2,), (64,), (1, 28, 28), (3, 32, 32), (3, 128, 128)])
 @pytest.mark.parametrize("steps", [10, 1000, 30_000, 10**6])
 def test_paths_cost_at_most_a_tenth_of_training_and_fit_into_memory(shape: tuple[int, ...], steps: int) -> None:
-    small = recipe("sampler.name=auto", "training.batch=256")
-    trainer, features = SimpleNamespace(number=steps), SimpleNamespace(codec=SimpleNamespace(shape=shape))
-    paths = api._paths(small, trainer, features)  # type: ignore[arg-type]
+    bundle = SimpleNamespace(features=SimpleNamespace(codec=SimpleNamespace(shape=shape)))
+    paths = finish._paths(bundle, 3.0 * steps * 256)  # type: ignore[arg-type]
     fewest = 64 if np.prod(shape) < 64 else 16
     assert paths == 0 or fewest <= paths <= 2048
     # Forward and backward of a row count as three evaluations.

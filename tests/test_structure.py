@@ -38,7 +38,7 @@ FLOORS = (
     ("codecs", "data", "training"),
     (
         *("recipes", "overrides", "resolve", "features", "progress", "build", "card", "drawing", "trajectory"),
-        *("weights", "scoring", "bundle"),
+        *("weights", "scoring", "bundle", "finish"),
     ),
     ("api",),
     ("estimator", "inspection", "unfinished", "evaluation", "report", "explorer", "interop", "cli"),

@@ -18,17 +18,16 @@ import torch
 from scorefield.build import build_model, build_objective, build_sampler
 from scorefield.bundle import Bundle
 from scorefield.card import short
-from scorefield.chunks import is_out_of_memory
 from scorefield.data.kinds import Data
 from scorefield.data.read import read
-from scorefield.errors import BundleError, Interrupted, OptionError, SamplingError
+from scorefield.errors import BundleError, Interrupted, OptionError
 from scorefield.features import Features, columns_to_read
+from scorefield.finish import with_reference, with_solvers
 from scorefield.moments import measure_moments
 from scorefield.noise_range import NoiseRange, measure_noise_range
 from scorefield.progress import Quiet, Reporter
 from scorefield.recipes import Recipe, auto, plain
 from scorefield.resolve import DataFacts, resolve
-from scorefield.samplers.choice import COST
 from scorefield.storage import MANIFEST, read_json, write_text
 from scorefield.training.checkpoints import load_checkpoint, save_checkpoint
 from scorefield.training.device import pick_device
@@ -41,9 +40,6 @@ _BEGUN = "fit.json"
 _REPORT_SECONDS = 0.5
 _JOURNAL_STEPS = 10
 _CHECKPOINT_SECONDS = 30.0
-_FITTING_SHARE = 0.1  # of the cost of training, for fitting solvers
-_FEWEST_PATHS, _MOST_PATHS, _MOST_NUMBERS = 64, 2048, 1 << 18
-_FEWEST_LONG_PATHS, _LONG_ROW = 16, 64  # a long row says as much of a solver as many short ones
 _HELD_OUT_NUMBERS = 400_000  # numbers in the held-out rows of images, whose evaluation costs
 
 
@@ -132,11 +128,10 @@ def fit(
     best.moments = measure_moments(features.measured_rows(taken, seed), seed)
     facts = _facts(taken, request["data"], trainer, seed)
     bundle = Bundle(best, features, complete, noise_range, facts)  # type: ignore[arg-type]
-    paths = _paths(complete, trainer, features)
-    if paths:
-        bundle = _with_solvers(bundle, paths, seed, report)
-    elif complete.sampler.name in ("auto", "fitted"):
-        report.say("no solver was fitted to the model: training was too short, or rows are too long, to pay for it")
+    # A step of training counts as three evaluations of its rows: one forward and, about twice as dear, one backward.
+    trained = 3 * trainer.number * (complete.training.batch or 0)
+    bundle = with_solvers(bundle, trained, seed, report)
+    bundle = with_reference(bundle, taken, trainer.held_out_rows, trained, report)
     if folder is not None:
         bundle.save(folder)
     return bundle
@@ -270,38 +265,6 @@ def _check_sampler(recipe: Recipe) -> None:
     if recipe.sampler.name == "fitted":
         recipe = recipe.model_copy(update={"sampler": recipe.sampler.model_copy(update={"name": "auto"})})
     build_sampler(recipe)
-
-
-def _paths(recipe: Recipe, trainer: Trainer, features: Features) -> int:
-    """Along how many paths solvers are fitted: at a small share of what training cost, or not at all."""
-    if recipe.sampler.name not in ("auto", "fitted"):
-        return 0
-    # A step of training counts as three evaluations of its rows: one forward and, about twice as dear, one backward.
-    trained = 3 * trainer.number * (recipe.training.batch or 0)
-    numbers = math.prod(features.codec.shape)
-    paths = min(int(_FITTING_SHARE * trained / COST), _MOST_PATHS, _MOST_NUMBERS // numbers)
-    return paths if paths >= (_FEWEST_PATHS if numbers < _LONG_ROW else _FEWEST_LONG_PATHS) else 0
-
-
-def _with_solvers(bundle: Bundle, paths: int, seed: int, report: Reporter) -> Bundle:
-    """The bundle with solvers fitted to it; without them where its model cannot be walked, as training is not lost."""
-    try:
-        bundle = bundle.with_solvers(paths, seed=seed)
-    except (SamplingError, MemoryError, RuntimeError) as error:
-        if not isinstance(error, SamplingError) and not is_out_of_memory(error):
-            raise
-        report.say(f"no solver was fitted to the model: {error}")
-        return bundle
-    report.say(_fitted(bundle))
-    return bundle
-
-
-def _fitted(bundle: Bundle) -> str:
-    """A sentence on the solvers of a bundle."""
-    assert bundle.solvers is not None
-    shown = [solver for solver in bundle.solvers.fitted if solver.steps in (5, 10, 20, 50)]
-    errors = ", ".join(f"{solver.error:.2g} with {solver.steps}" for solver in shown)
-    return f"solvers fitted to the model: error in units of the data's deviation {errors} evaluations"
 
 
 def _line(step: Step, rate: float) -> dict[str, Any]:

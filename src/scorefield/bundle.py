@@ -1,6 +1,6 @@
 """A trained model as a folder: weights, what the data was, how it was made; `load` needs no flags.
 
-model.safetensors   averaged weights, mean and covariance of the data, and the conditions seen in training
+model.safetensors   averaged weights; mean and covariance of the data, conditions seen, log p of held-out rows
 bundle.json         recipe, codec, noise range, versions, fingerprint of the data, losses
 solvers.json        samplers fitted to the model, where there are any
 README.md           the model card
@@ -43,7 +43,7 @@ from scorefield.weights import check_header, load_weights
 
 FORMAT = 1
 _SOLVERS = "solvers.json"
-_MOMENTS = "moments."  # what the names of their tensors begin with
+_MOMENTS, _REFERENCE = "moments.", "reference.log_prob"  # what names of tensors begin with, or are
 
 _UNREADABLE = (
     *(KeyError, TypeError, ValueError, AttributeError, RecursionError),
@@ -62,6 +62,7 @@ class Bundle:
         noise_range: what was measured of the data.
         facts: plain values on the data, training and versions, as they are in bundle.json.
         solvers: samplers fitted to the model, or None.
+        reference: log p of rows that were held out, (n,), to rank others by; or None.
     """
 
     denoiser: NetworkDenoiser
@@ -70,6 +71,7 @@ class Bundle:
     noise_range: NoiseRange
     facts: dict[str, Any]
     solvers: Solvers | None = None
+    reference: Tensor | None = None
 
     def sample(
         self,
@@ -331,6 +333,8 @@ class Bundle:
         tensors = {name: value.contiguous().cpu() for name, value in self.denoiser.state_dict().items()}
         if self.denoiser.moments is not None:
             tensors |= self.denoiser.moments.to_tensors(_MOMENTS)
+        if self.reference is not None:
+            tensors[_REFERENCE] = self.reference
         if self.features.conditions is not None:
             tensors["conditions.seen"] = self.features.conditions.seen.contiguous()
         fields = {
@@ -378,7 +382,7 @@ class Bundle:
             features = Features.from_json(fields["features"], tensors.pop("conditions.seen", None))
             noise_range = NoiseRange(**fields["noise_range"])
             solvers = Solvers.from_json(json.loads(files[_SOLVERS])) if _SOLVERS in files else None
-            moments = Moments.from_tensors(tensors, _MOMENTS)
+            moments, reference = Moments.from_tensors(tensors, _MOMENTS), tensors.pop(_REFERENCE, None)
         except _UNREADABLE as error:
             raise BundleError(f"{folder}: one of {', '.join(files)} is not as expected: {error!r}") from error
         denoiser = build_model(recipe, features.codec.shape, features.condition_features, seed=0)
@@ -386,4 +390,4 @@ class Bundle:
         facts = {name: fields[name] for name in fields if name not in ("format", "recipe", "features", "noise_range")}
         model = denoiser.to(device).eval().requires_grad_(False)
         model.moments = moments
-        return Bundle(model, features, recipe, noise_range, facts, solvers)
+        return Bundle(model, features, recipe, noise_range, facts, solvers, reference)

@@ -32,6 +32,7 @@ _MOST_ROWS = 1 << 12
 _EXACT = 64  # numbers in a row up to which the divergence is exact by default
 _PROBES = 4  # by default beyond
 _DRAWS, _DRAWS_OF_LONG = 4, 2  # of offsets by default, for rows of up to _EXACT numbers and beyond
+_PATH, _NODES = 40, 50  # evaluations along the path, and with the divergence, at the default tolerance
 _LISTED = 5  # rows that a refusal names
 
 
@@ -72,6 +73,15 @@ class Scoring:
         """How many probes for rows of so many numbers, None for the exact divergence."""
         chosen = (0 if elements <= _EXACT else _PROBES) if self.probes is None else self.probes
         return chosen or None
+
+    def cost(self, gridded: Tensor) -> float:
+        """About how many evaluations of the model a row costs, a backward pass counting as one.
+
+        Args:
+            gridded: which numbers of a row lie on a grid, (*shape) bool.
+        """
+        probes, elements = self.probes_of(gridded.numel()), gridded.numel()
+        return self.draws_of(elements, bool(gridded.any())) * (_PATH + _NODES * (1 + (probes or elements)))
 
     def draws_of(self, elements: int, gridded: bool) -> int:
         """How many offsets are drawn."""

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from scorefield import api, load
+from scorefield import finish, load
 from scorefield.data import Table, read, write
 from scorefield.model import NetworkDenoiser
 from scorefield.samplers.choice import COUNTS
@@ -39,7 +39,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, program: Callable[..., int])
     random = np.random.default_rng(1)
     write(Table(pa.table({"kind": ["a", "b"] * 30, "x": random.normal(size=60)})), folder / "data.csv")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "_FITTING_SHARE", 30.0)
+        patch.setattr(finish, "_FITTING_SHARE", 30.0)
         assert program("fit", folder / "points.npy", "--out", folder / "solved", *TINY) == 0
     assert program("fit", folder / "points.npy", "--out", folder / "short", *TINY) == 0
     assert program("fit", folder / "data.csv", "--out", folder / "table", "--condition", "kind", *TINY) == 0

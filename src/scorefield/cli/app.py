@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from scorefield.cli.demo import demo
 from scorefield.cli.fit import fit
 from scorefield.cli.inspect import inspect
+from scorefield.cli.logprob import logprob
 from scorefield.cli.sample import sample
 from scorefield.cli.show import show
 from scorefield.errors import Interrupted, ScorefieldError
@@ -56,7 +57,7 @@ def program(
     """Learn the distribution of your data through its score; draw from it, condition on it."""
 
 
-for command in (demo, fit, sample, inspect, show):
+for command in (demo, fit, sample, logprob, inspect, show):
     app.command()(command)
 
 

@@ -63,8 +63,8 @@ class Console:
         )
         self.line(text)
 
-    def drawing(self) -> Callable[[Progress], None]:
-        """What to call with how far a drawing is: it shows percent, rates of rows and of evaluations, and time left.
+    def drawing(self, done: str = "drawn") -> Callable[[Progress], None]:
+        """What to call with how far a drawing, or what else is done, is: it shows percent, rates, and time left.
 
         Once a signal asked to stop it raises Interrupted, unless all is done: finished work is not thrown away.
         """
@@ -75,7 +75,7 @@ class Console:
             nonlocal shown
             share, rows = progress.share, progress.rows
             if self._stop and share < 1:
-                raise Interrupted(f"stopped when {share:.0%} of {rows} rows were drawn, nothing was written")
+                raise Interrupted(f"stopped when {share:.0%} of {rows} rows were {done}, nothing was written")
             now = time.monotonic()
             if share <= 0 or now - shown < pause:
                 return

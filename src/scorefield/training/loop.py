@@ -90,6 +90,7 @@ class Trainer:
         self.average = PowerAverage(model, settings.average)
         self._parameters = list(model.parameters())
         self.device = self._parameters[0].device
+        self.held_out_rows = held_out.numbers
         measure = objective.held_out()
         self._held_out = HeldOut(held_out, measure, seed) if len(held_out) and measure is not None else None
         self._draws = Draws(len(rows), self.batch, seed, settings.antithetic is True, self.device)
