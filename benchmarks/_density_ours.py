@@ -9,8 +9,8 @@ What the recipe sets for likelihood, beside the defaults of `auto`:
     members                     each keeps other rows out, so that together they see all; of E[x0 given x_t] the mean
                                 over members is taken, at every level, and its probability flow has one density
 
-The first member is trained with a quarter of that σ_min too, and the better on the rows kept out is gone on with. log p
-is read at that level among σ_min × (1, 1.5, 2) which is best on the rows that members kept out.
+The first member is trained with a quarter of that σ_min too, which is gone on with where it is better on the rows kept
+out, beyond chance. log p is read at that level among σ_min × (1, 1.5, 2) which is best on the rows kept out.
 """
 
 from __future__ import annotations
@@ -144,9 +144,13 @@ def ensemble(z: Tensor, seed: int, settings: Settings) -> tuple[Denoiser, float,
     nearest = nearest_per_element(z)
     floors = [settings.sigma_min] if settings.sigma_min else [factor * nearest for factor in FLOORS]
     tried = [_Trial.of(z, replace(settings, sigma_min=floor), first) for floor in floors]
-    best = max(tried, key=lambda trial: max(trial.scores.values()))
+    best = tried[0]
+    for trial in tried[1:]:
+        gain = trial.best() - best.best()
+        # Few rows are kept out, and a floor that is too low costs more than one that is too high.
+        best = trial if gain.mean() > 2 * gain.std() / len(gain) ** 0.5 else best
     trials = [best, *(_Trial.of(z, best.settings, first + k) for k in range(1, settings.members))]
-    total = {level: sum(trial.scores[level] for trial in trials) for level in best.scores}
+    total = {level: sum(float(trial.scores[level].mean()) for trial in trials) for level in best.scores}
     model = Averaged([trial.model for trial in trials]) if len(trials) > 1 else best.model
     level = max(total, key=lambda level: total[level])
     return model, level, f"{len(trials)} members from σ = {best.settings.sigma_min:.3g} on, log p at {level:.3g}"
@@ -154,18 +158,22 @@ def ensemble(z: Tensor, seed: int, settings: Settings) -> tuple[Denoiser, float,
 
 @dataclass(frozen=True)
 class _Trial:
-    """A member, its settings, and the mean log p of the rows that it kept out for each level."""
+    """A member, its settings, and log p of the rows that it kept out at each level."""
 
     model: Denoiser
     settings: Settings
-    scores: dict[float, float]
+    scores: dict[float, np.ndarray]
+
+    def best(self) -> np.ndarray:
+        """At the level where its mean is highest."""
+        return max(self.scores.values(), key=lambda each: float(each.mean()))
 
     @staticmethod
     def of(z: Tensor, settings: Settings, seed: int) -> _Trial:
         model, held = train(recipe(z, settings), z, seed)
         rows = z[torch.from_numpy(held[:_LOOKED_AT].copy())]
         levels = [factor * (settings.sigma_min or 0) for factor in LEVELS]
-        return _Trial(model, settings, {level: float(at_level(model, rows, level).mean()) for level in levels})
+        return _Trial(model, settings, {level: at_level(model, rows, level) for level in levels})
 
 
 def score_flow(z: np.ndarray, seed: int, settings: Settings) -> Fitted:

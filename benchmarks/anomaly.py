@@ -1,4 +1,7 @@
-"""Claim: trained on benign rows only, −log p of the score flow finds malignant breast cancers as the best peers do.
+"""Claim: trained on benign rows only, −log p_t finds malignant cancers as IsolationForest does, within the error.
+
+Mahalanobis' distance, the Gaussian's −log p, is ahead of both by 0.004: malignant rows lie far outside, and what more a
+density knows of 250 benign rows does not help.
 
 The area under the ROC curve over held-out benign rows and all malignant ones, on several fixed splits of scikit-learn's
 breast cancer, beside its IsolationForest, LocalOutlierFactor (novelty=True) and OneClassSVM: with their usual settings,
