@@ -14,13 +14,9 @@ for: with a perfect score nothing is left of the error of the path, with a learn
 path comes first and does not depend on the divergence, so nothing that random probes do can change a step. The rule is
 refined until the Chebyshev coefficients of the integrand have fallen far enough.
 
-At the top data are normal but for δ, to leading order a cubic in y, which the score gives along a straight line:
-
-    log q_T(y) = log N(y; 0, I) + δ(y) − ¼ tr ∇²δ(0),   δ(y) = ∫_0^1 y·(∇log q_T(uy) + uy) du                   (3)
-
-by Simpson's rule. As far as fourth cumulants go the mean of δ over normals is ¼ tr ∇²δ(0): what is taken off makes q_T
-integrate to 1. What is left out is of the next order in σ_d/σ_max, some ‖∇δ‖^{5/3}, as ∇δ at a row is about as large as
-δ (over normals the mean of δ² is at most that of ‖∇δ‖²).
+At the top q_T is taken for N(0, I), as samplers take it for their first draw: log p is that of what they would draw
+with no error of their own, and integrates to one whatever the model is. What data have there beyond mean and covariance
+is of third order in σ_d/σ_max.
 """
 
 from __future__ import annotations
@@ -46,6 +42,7 @@ _DEGREE = 32  # of the polynomial way
 _FEWEST, _MOST = 32, 128  # intervals of the rule
 _FOR_PROBES = 32  # of the rule where the divergence is estimated, whose noise hides what more would bring
 _SHARE = 2.0  # of the tolerance, for the error of a step of the path, as (2) makes most of it good
+_LOG_2_PI = math.log(2 * math.pi)
 _LEFT = 1 / 3  # of what (2) has made good, for learned scores
 
 
@@ -56,7 +53,7 @@ class LogProb:
     Args:
         value: log p, (B,) float64.
         trace_error: its standard error from random probes, (B,), zero where the divergence is exact.
-        solver_error: the errors of the path, of the integral and of what lies at the top, estimated, (B,).
+        solver_error: the errors of the path and of the integral, estimated, (B,).
         evaluations: of the model for each row along the path, (B,) int64.
         traces: of the model with its divergence, (B,) int64.
     """
@@ -83,7 +80,7 @@ def log_prob(
     seed: int = 0,
     rows: range | None = None,
 ) -> LogProb:
-    """log p_t(x) of each row by (1) to (3).
+    """log p_t(x) of each row by (2).
 
     Args:
         model: the denoiser, conditions bound to it; its moments are those of the Gaussian at the top.
@@ -118,26 +115,24 @@ def log_prob(
         way, level = Whitened.of(model, x.device), schedule.at(t, like=x)
         here = way.at(t, x)
         y, low, high = here.enter(level.alpha.to(x) * x if lowest else x), way.theta(t), way.theta(schedule.t_max)
-        path = _follow(way, y, math.sqrt(low), math.sqrt(high), tolerance, rows, probes)
-        start = path.log_top + here.log_slope()
+        path = _follow(way, y, math.sqrt(low), math.sqrt(high), tolerance, rows)
+        start = here.log_slope() - (_sum(path.y[-1].double().square()) + math.prod(x.shape[1:]) * _LOG_2_PI) / 2
         if lowest:
             start = start + math.prod(x.shape[1:]) * level.alpha.log()
         if probes is None:
             found = _exact(way, path, tolerance)
         else:
             found = _estimated(way, path, probes, Stream(seed, "likelihood probes"), rows)
-        return LogProb(start + found.value, found.noise, path.error + found.error, path.evaluations, found.evaluations)
+        return LogProb(start + found.value, found.noise, found.error, path.evaluations, found.evaluations)
 
 
 @dataclass(frozen=True, eq=False)
 class _Path:
-    """The polynomial way: u (K,), y and y′ there (K, B, *shape); log q_T, its error and evaluations, each (B,)."""
+    """The polynomial way: u (K,), y and y′ there (K, B, *shape), and evaluations (B,)."""
 
     u: Tensor
     y: Tensor
     slope: Tensor
-    log_top: Tensor
-    error: Tensor
     evaluations: Tensor
 
     def every(self, n: int) -> list[int]:
@@ -160,9 +155,7 @@ class _Integral:
     evaluations: Tensor
 
 
-def _follow(
-    way: Whitened, y: Tensor, low: float, high: float, tolerance: float, rows: range, probes: int | None
-) -> _Path:
+def _follow(way: Whitened, y: Tensor, low: float, high: float, tolerance: float, rows: range) -> _Path:
     select = of_places(way.model, len(y))
 
     def field(y: Tensor, u: Tensor, places: Tensor) -> Tensor:
@@ -170,47 +163,25 @@ def _follow(
         here = way.at(t, y)
         return _column(2 * u, y) * here.slope(y, here.v(select(places), here.leave(y), t))
 
-    if low == high:  # the way has no length, so that no slope of it is known
-        here, t = way.at(way.model.schedule.t_max, y), torch.tensor(way.model.schedule.t_max, dtype=torch.float64)
-        log_top, error = _top(way, y, here.slope(y, here.v(way.model, here.leave(y), t)), t, probes)
+    if low == high:
         still = y.expand(_MOST + 1, *y.shape)
-        u, asked = torch.full((_MOST + 1,), low, dtype=torch.float64), torch.full((len(y),), 3)
-        return _Path(u.to(y.device), still, torch.zeros_like(still), log_top, error, asked.to(y.device))
+        nowhere = torch.full((_MOST + 1,), low, dtype=torch.float64, device=y.device)
+        return _Path(nowhere, still, torch.zeros_like(still), torch.zeros(len(y), dtype=torch.int64, device=y.device))
     allowed = _SHARE * tolerance / math.sqrt(max(1, math.prod(y.shape[1:])))
     u = nodes(low, high, _DEGREE).to(y.device)
     found = integrate(field, y, low, high, rtol=0.0, atol=allowed, rows=rows, at=u)
-    log_top, error = _top(way, found.x, found.slope / (2 * high), way.time(u[-1].square()), probes)
     values, slopes = (part.to(y) for part in interpolation(_DEGREE, _MOST))
     smooth = torch.tensordot(values, found.between, 1)
     smooth[0], smooth[-1] = y, found.x  # to the bit
     slope = torch.tensordot(slopes, found.between, 1) * (2 / (high - low))
-    return _Path(nodes(low, high, _MOST).to(y.device), smooth, slope, log_top, error, found.evaluations + 2)
-
-
-def _top(way: Whitened, y: Tensor, slope: Tensor, t: Tensor, probes: int | None) -> tuple[Tensor, Tensor]:
-    """log q_T(y) by (3) and its error, (B,) float64 each, with dy/dθ at y, which is known."""
-    here, middle = way.at(t, y), torch.zeros_like(y)
-
-    def gradient(y: Tensor, slope: Tensor | None = None) -> Tensor:
-        """∇δ."""
-        slope = here.slope(y, here.v(way.model, here.leave(y), t)) if slope is None else slope
-        return here.score(y, slope) + y
-
-    if probes is None:
-        at_middle, bend = divergence(gradient, middle)
-    else:
-        at_middle, bend = gradient(middle), torch.zeros_like(y).flatten(1).sum(1)
-    at_end = gradient(y, slope)
-    delta = (_sum(y * at_middle) + 4 * _sum(y * gradient(y / 2)) + _sum(y * at_end)) / 6
-    log_normal = -(_sum(y.double().square()) + math.prod(y.shape[1:]) * math.log(2 * math.pi)) / 2
-    return log_normal + delta - bend.double() / 4, _sum(at_end.square()) ** (5 / 6)
+    return _Path(nodes(low, high, _MOST).to(y.device), smooth, slope, found.evaluations)
 
 
 def _exact(way: Whitened, path: _Path, tolerance: float) -> _Integral:
     """By the exact divergence, with the rule refined row by row."""
     count = path.y.shape[1]
     select, asked = of_places(way.model, count), torch.zeros_like(path.evaluations)
-    values = path.error.new_zeros((2, len(path.u), count))
+    values = path.u.new_zeros((2, len(path.u), count))
 
     def rule(n: int, places: Sequence[int], rows: Tensor) -> Tensor:
         """The integrals of div f and of r·∇log q, (2, b)."""
@@ -224,7 +195,7 @@ def _exact(way: Whitened, path: _Path, tolerance: float) -> _Integral:
         return path.half * torch.einsum("k,ikb->ib", weights(n).to(found), found)
 
     left, n = torch.arange(count, device=values.device), _FEWEST
-    error = torch.full_like(path.error, math.inf)
+    error = values.new_full((count,), math.inf)
     total = rule(n, path.every(n), left)
     while len(left) and n < _MOST:
         left, n = left[error[left] > tolerance / 2], 2 * n
@@ -253,7 +224,7 @@ def _estimated(way: Whitened, path: _Path, probes: int, stream: Stream, rows: ra
     fine = path.half * weights(_FOR_PROBES)
     change = fine.clone()
     change[::2] -= path.half * weights(_FOR_PROBES // 2)
-    total, missed, variance, apart, explained = (torch.zeros_like(path.error) for _ in range(5))
+    total, missed, variance, apart, explained = (path.u.new_zeros(len(rows)) for _ in range(5))
     every, places = torch.arange(len(rows), device=path.y.device), path.every(_FOR_PROBES)
     for w, c, place in zip(fine.tolist(), change.tolist(), places, strict=True):
         node = _Node.of(way, path, place, every)
