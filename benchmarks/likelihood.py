@@ -33,7 +33,7 @@ import math
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -163,7 +163,7 @@ def evaluations_table(problem: Problem, results: list[Result]) -> None:
         counts = [
             [at_error(curve(results, name, seed), error) for seed, error in enumerate(result.errors)] for name in theirs
         ]
-        best = [min(of_seed) for of_seed in zip(*counts, strict=True)]
+        best = [best_of(of_seed) for of_seed in zip(*counts, strict=True)]
         cells = [ratios(result.evaluations, of_path) for of_path in (*counts, best)]
         back = problem.features
         passes = [all_ + back * some for all_, some in zip(result.evaluations, result.traces, strict=True)]
@@ -175,6 +175,11 @@ def evaluations_table(problem: Problem, results: list[Result]) -> None:
 def curve(results: list[Result], label: str, seed: int) -> list[tuple[float, float]]:
     """Evaluations and error at each tolerance, for a seed."""
     return [(r.evaluations[seed], r.errors[seed]) for r in results if r.contender.label == label]
+
+
+def best_of(counts: Iterable[tuple[float, str]]) -> tuple[float, str]:
+    """The fewest evaluations among paths that reach the error, or among all where none does."""
+    return min(counts, key=lambda count: (count[1] == "≤", count[0]))
 
 
 def ratios(mine: list[float], theirs: list[tuple[float, str]]) -> str:
@@ -273,6 +278,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     begin, quick = time.perf_counter(), arguments.quick
+    print(what_is_installed())
     seeds, rounds = (1, 1) if quick else (arguments.seeds, arguments.rounds)
     for name in arguments.problems or (["2d", "16d"] if quick else ["2d", "16d", "64d"]):
         everyone = contenders(name, quick, arguments.no_peers, arguments.alone)
@@ -285,12 +291,21 @@ def main() -> None:
         print(f"\n{time.perf_counter() - begin:.0f} s so far", flush=True)
 
 
+def what_is_installed() -> str:
+    """The versions of the peers, or what is missing."""
+    try:
+        from _likelihood_peers import versions
+    except ModuleNotFoundError as missing:
+        return f"only ours: {missing.name} is not installed; the first lines of this file say how to have the peers"
+    return versions()
+
+
 def contenders(name: str, quick: bool, no_peers: bool, rows_alone: bool) -> dict[str, list[Contender]]:
     """Those whose evaluations are counted, those timed, on the mixture and with a network, and those with probes."""
     fine = QUICK if quick else (1e-4, 1e-6, 1e-8)
     many = fine if quick else (1e-2, 1e-4, 1e-6) if name == "64d" else (1e-1, 1e-2, 1e-3, 1e-4, 1e-6, 1e-8)
     found = {
-        "counted": [ours("straight", tolerances=many), ours("σ", tolerances=many)],
+        "counted": [ours("straight", tolerances=many), ours("σ", tolerances=fine[:2])],
         "timed": [ours("straight", tolerances=fine)],
         "costly": [ours("straight", tolerances=fine)],
         "random": [ours("σ", probes, (DEFAULT,)) for probes in PROBES],
@@ -298,11 +313,9 @@ def contenders(name: str, quick: bool, no_peers: bool, rows_alone: bool) -> dict
     if no_peers:
         return found
     try:
-        from _likelihood_peers import alone, dopri5, flow_matchings, k_diffusions, versions, zukos
-    except ModuleNotFoundError as missing:
-        print(f"only ours: {missing.name} is not installed; the first lines of this file say how to have the peers")
+        from _likelihood_peers import alone, dopri5, flow_matchings, k_diffusions, zukos
+    except ModuleNotFoundError:
         return found
-    print(versions())
     theirs = (1e-4, 1e-6) if quick else fine
     counted = [dopri5(path, True, (*QUICK, 1e-6)) if quick else dopri5(path, True) for path in ("σ", "VP", "straight")]
     found["counted"] += counted
