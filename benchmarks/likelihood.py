@@ -1,4 +1,6 @@
-"""Claim: log p of mixtures takes at most 0.7 of dopri5's evaluations at its error, and less time than zuko at its best.
+"""Claim: log p of mixtures takes 0.7 of the passes dopri5 takes to its error, and less time than zuko at its best.
+
+The goal is 0.7 of the evaluations, too, with the trace counted as one of them.
 
 log p of rows drawn from mixtures in 2, 16 and 64 dimensions is known in closed form; the error is the mean over rows of
 |log p − truth| in nats. Everyone is given the exact denoiser, rows in float64, and one thread.
@@ -230,7 +232,8 @@ def beside(mine: list[Result], best: Result) -> str:
     text = f"error {best.error:.1e}, {statistics.median(best.seconds.values()):.2f} s"
     able = [result for result in mine if result.error <= best.error]
     if not able:
-        return f"{text}; ours does not reach it"
+        last = min(mine, key=lambda result: result.error)
+        return f"{text}; ours does not reach it: {last.error:.1e}, {statistics.median(last.seconds.values()):.2f} s"
     first = min(able, key=lambda result: statistics.median(result.seconds.values()))
     shares = [first.seconds[number] / best.seconds[number] for number in first.seconds if number in best.seconds]
     return (
@@ -303,11 +306,12 @@ def what_is_installed() -> str:
 def contenders(name: str, quick: bool, no_peers: bool, rows_alone: bool) -> dict[str, list[Contender]]:
     """Those whose evaluations are counted, those timed, on the mixture and with a network, and those with probes."""
     fine = QUICK if quick else (1e-4, 1e-6, 1e-8)
+    mine = fine if quick else (*fine, 1e-9)
     many = fine if quick else (1e-2, 1e-4, 1e-6) if name == "64d" else (1e-1, 1e-2, 1e-3, 1e-4, 1e-6, 1e-8)
     found = {
         "counted": [ours("straight", tolerances=many), ours("σ", tolerances=fine[:2])],
-        "timed": [ours("straight", tolerances=fine)],
-        "costly": [ours("straight", tolerances=fine)],
+        "timed": [ours("straight", tolerances=mine)],
+        "costly": [ours("straight", tolerances=mine)],
         "random": [ours("σ", probes, (DEFAULT,)) for probes in PROBES],
     }
     if no_peers:
