@@ -6,8 +6,8 @@ Measured numbers are rounded, and later perhaps moved, scaled and printed with f
 
 with η a few spacings of the floats, or half of the last digit where all values are printed with p significant ones.
 Continuous values satisfy (1) by chance with a probability of at most ∏ 3 η(v)/step over the different values, less
-two for the two fitted numbers. A grid is believed where that is below 10⁻⁸; no more than a hundred grids are tried, so
-that one in a million continuous columns is taken for rounded.
+two for the two fitted numbers. A grid is believed where that is below 5·10⁻⁹; no more than two hundred grids are tried,
+so that one in a million continuous columns is taken for rounded.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor
 from scorefield.randomness import Stream
 
 _CHUNK = 1 << 20
-_CHANCE = 1e-8  # that continuous values lie on one grid by coincidence
+_CHANCE = 5e-9  # that continuous values lie on one grid by coincidence
 _SEARCHED = 1 << 20  # values that a grid is sought in; all must then lie on it
 _WINDOW = 4096  # neighbouring values that a step is first fitted to
 _FINE = 16  # times the noise is the least step that can be told
