@@ -58,7 +58,8 @@ def demo(
         shown, title = ten_of_each(data), "scikit-learn's digits, and digits drawn from the model"
         picture_beside(shown, ten_of_each(samples), out / "samples.png", title)
         began = time.perf_counter()
-        scores = bundle.log_prob(shown, Scoring(tolerance=1e-2, probes=2, draws=1), on_progress=console.drawing("scored"))
+        how = Scoring(tolerance=1e-2, probes=2, draws=1)
+        scores = bundle.log_prob(shown, how, on_progress=console.drawing("scored"))
         bits, each_score = scores.bits_per_dim, (time.perf_counter() - began) / len(shown)
     columns = {"label": shown.labels, "log_prob": scores.log_prob.numpy(), "std_error": scores.std_error.numpy()}
     write(Table(pa.table({**columns, "bits_per_dim": bits.numpy()}), source="scores"), out / "scores.csv")
