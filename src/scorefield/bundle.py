@@ -334,7 +334,7 @@ class Bundle:
         if self.denoiser.moments is not None:
             tensors |= self.denoiser.moments.to_tensors(_MOMENTS)
         if self.reference is not None:
-            tensors[_REFERENCE] = self.reference
+            tensors[_REFERENCE] = self.reference.contiguous().cpu()
         if self.features.conditions is not None:
             tensors["conditions.seen"] = self.features.conditions.seen.contiguous()
         fields = {
@@ -382,7 +382,8 @@ class Bundle:
             features = Features.from_json(fields["features"], tensors.pop("conditions.seen", None))
             noise_range = NoiseRange(**fields["noise_range"])
             solvers = Solvers.from_json(json.loads(files[_SOLVERS])) if _SOLVERS in files else None
-            moments, reference = Moments.from_tensors(tensors, _MOMENTS), tensors.pop(_REFERENCE, None)
+            moments = Moments.from_tensors(tensors, _MOMENTS, features.codec.shape)
+            reference = tensors.pop(_REFERENCE, None)
         except _UNREADABLE as error:
             raise BundleError(f"{folder}: one of {', '.join(files)} is not as expected: {error!r}") from error
         denoiser = build_model(recipe, features.codec.shape, features.condition_features, seed=0)

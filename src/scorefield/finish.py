@@ -56,7 +56,7 @@ def with_reference(bundle: Bundle, data: Data, held_out: np.ndarray, trained: fl
         data: all of it.
         held_out: the numbers of the rows that were not trained on.
         trained: what training cost, in evaluations of a row.
-        report: where their mean is said, or why there are none.
+        report: where their mean is said, or why there are none though they were paid for.
     """
     cost = Scoring().cost(bundle.features.codec.numbers.gridded)
     count = min(_MOST_RANKED, len(held_out), int(_RANKING_SHARE * trained / cost))
@@ -64,10 +64,15 @@ def with_reference(bundle: Bundle, data: Data, held_out: np.ndarray, trained: fl
         return bundle
     try:
         scores = bundle.log_prob(data.rows(np.sort(held_out[:count])), skip_bad=True)
-    except ScorefieldError as error:  # training is not lost for what it cannot be ranked by
+    except (ScorefieldError, MemoryError, RuntimeError) as error:
+        # Training is not lost for what it cannot be ranked by.
+        if not isinstance(error, ScorefieldError) and not is_out_of_memory(error):
+            raise
         report.say(f"no held-out rows are kept to rank others by: {error}")
         return bundle
     values = scores.log_prob[~scores.log_prob.isnan()]
+    if not len(values):
+        return bundle
     report.say(f"held-out rows: log p {float(values.mean()):.4g} nats on average over {len(values)}")
     return replace(bundle, reference=values)
 

@@ -10,7 +10,7 @@ no closed form of f(Σ). Noise keeps the family, as the covariance of x_t is α�
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -66,15 +66,22 @@ class Moments:
         return {prefix + part.name: getattr(self, part.name).contiguous().cpu() for part in fields(self)}
 
     @staticmethod
-    def from_tensors(tensors: dict[str, Tensor], prefix: str) -> Moments | None:
+    def from_tensors(tensors: dict[str, Tensor], prefix: str, shape: Sequence[int]) -> Moments | None:
         """Those that are among some tensors, and are taken out of them; None where there are none.
 
         Raises:
             KeyError: where only some of the four are there.
+            ValueError: where they are not of rows of this shape.
         """
         if not any(name.startswith(prefix) for name in tensors):
             return None
-        return Moments(*(tensors.pop(prefix + part.name) for part in fields(Moments)))
+        found = Moments(*(tensors.pop(prefix + part.name) for part in fields(Moments)))
+        kept, elements = found.variances.numel(), math.prod(shape)
+        fits = (found.variances.ndim, found.rest.ndim, found.axes.shape[-1:]) == (1, 0, (kept,))
+        if not fits or found.mean.shape not in ((), tuple(shape)) or found.axes.numel() != elements * kept:
+            shapes = {part.name: tuple(getattr(found, part.name).shape) for part in fields(Moments)}
+            raise ValueError(f"mean and covariance are not of rows of shape {tuple(shape)}: {shapes}")
+        return found
 
     def apply(self, f: Spectral, x: Tensor) -> Tensor:
         """f(Σ) x of each row, (B, *shape) as x.

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from scorefield.chunks import in_chunks
 from scorefield.codecs.degenerate import degenerate
-from scorefield.data.kinds import Data
+from scorefield.data.kinds import Data, Images
 from scorefield.drawing import OnProgress, Progress
 from scorefield.errors import DataError, OptionError
 from scorefield.features import Features
@@ -34,6 +34,7 @@ _PROBES = 4  # by default beyond
 _DRAWS, _DRAWS_OF_LONG = 4, 2  # of offsets by default, for rows of up to _EXACT numbers and beyond
 _PATH, _NODES = 40, 50  # evaluations along the path, and with the divergence, at the default tolerance
 _LISTED = 5  # rows that a refusal names
+_FARTHEST = 1e12  # encoded values, of order one in training; from some 1e16 on float64 cannot carry a row to the noise
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,7 @@ def score(
     if not len(data):
         raise DataError(f"{data.source}: no rows, at least 1 is needed")
     unusable = features.unusable_rows(data)
+    unusable = dict(sorted((unusable | _too_far(features, data, unusable)).items()))
     if unusable and not skip_bad:
         raise DataError(_refusal(data, unusable))
     _time(denoiser, how.noise)
@@ -274,6 +276,7 @@ class _Told:
     def __init__(self, on_progress: OnProgress | None, rows: int) -> None:
         self._on_progress, self._rows = on_progress, rows
         self._done, self._calls, self._expected, self._evaluations, self._size = 0, 0, 400, 0, 0
+        self._share = 0.0
 
     def call(self, module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
         """The model was asked once."""
@@ -282,13 +285,16 @@ class _Told:
         self._size = max(self._size, len(inputs[0]))
         if self._on_progress is not None:
             within = min(0.95, self._calls / self._expected) * self._size
-            self._on_progress(Progress(min(0.999, (self._done + within) / self._rows), self._rows, self._evaluations))
+            # What is tried again in smaller chunks, as memory ran out, takes nothing back of what was told.
+            self._share = max(self._share, min(0.999, (self._done + within) / self._rows))
+            self._on_progress(Progress(self._share, self._rows, self._evaluations))
 
     def done(self, part: range) -> None:
         """Some rows are finished."""
         self._done, self._expected, self._calls, self._size = part.stop, max(1, self._calls), 0, 0
         if self._on_progress is not None:
-            self._on_progress(Progress(self._done / self._rows, self._rows, self._evaluations))
+            self._share = max(self._share, self._done / self._rows)
+            self._on_progress(Progress(self._share, self._rows, self._evaluations))
 
 
 def refuse_degenerate(features: Features, moments: Moments) -> None:
@@ -313,12 +319,31 @@ def rank(values: Tensor, reference: Tensor) -> Tensor:
 
     Args:
         values: (m,), NaN gives NaN.
-        reference: (n,), of rows like those that are normal and were not trained on.
+        reference: (n,), of rows like those that are normal and were not trained on; NaN are left out.
+
+    Raises:
+        OptionError: where there is none.
     """
-    growing = reference.sort().values
+    growing = reference[~reference.isnan()].sort().values
+    if not len(growing):
+        raise OptionError("there is no row to rank against: none of them has a density")
     below = torch.searchsorted(growing, values.contiguous()).double()
     upto = torch.searchsorted(growing, values.contiguous(), right=True).double()
-    return torch.where(values.isnan(), math.nan, ((below + upto) / 2 + 0.5) / (len(reference) + 1))
+    return torch.where(values.isnan(), math.nan, ((below + upto) / 2 + 0.5) / (len(growing) + 1))
+
+
+def _too_far(features: Features, data: Data, unusable: dict[int, str]) -> dict[int, str]:
+    """Why rows, of those that are usable as yet, are beyond what float64 can tell the density of, by row from 0."""
+    found: dict[int, str] = {}
+    if isinstance(data, Images):
+        return found  # pixels have an end
+    good = np.setdiff1d(np.arange(len(data)), np.array(sorted(unusable), dtype=np.int64))
+    size = max(1, min(_MOST_ROWS, _CHUNK // math.prod(features.codec.shape)))
+    for part in (good[start : start + size] for start in range(0, len(good), size)):
+        most = features.spread(data.rows(part))[0].flatten(1).abs().amax(1)
+        for place in (~(most <= _FARTHEST)).nonzero().flatten().tolist():
+            found[int(part[place])] = f"it lies {float(most[place]):.1g} times as far out as the data of training"
+    return found
 
 
 def _time(denoiser: Denoiser, noise: float | None) -> Tensor:

@@ -45,14 +45,24 @@ def logprob(
     check_target(out, "table")
     if out.suffix.lower() == ".npy":
         raise OptionError(f"--out {out}: .npy has no place for named columns, expected .csv, .parquet or .npz")
+    for source in (data, against):
+        if source is not None and _same(out, source):
+            raise OptionError(f"--out {out}: it would take the place of the rows that are read, choose another file")
+    ranked = percentile or anomaly
+    if against is not None and not ranked:
+        raise OptionError("--against has rows to rank by: with --percentile, --anomaly or both")
+    if ranked and against is None and noise is not None:
+        raise OptionError(
+            "the held-out rows that a run keeps are ranked at its lowest level: with --noise name others with --against"
+        )
     how = Scoring(tolerance, probes, draws, variational, noise, seed)
     bundle = load(run, device)
     if bits:
         bundle.features.codec.numbers.log_volume()  # refuses what are no integers
-    ranked = percentile or anomaly
     if ranked and against is None and bundle.reference is None:
         raise OptionError(
-            f"{run} keeps no held-out rows to rank against, as training was short: name some with --against DATA"
+            f"{run} keeps no held-out rows to rank against, as training was short or few rows were held out: name some "
+            "with --against DATA"
         )
     rows = read(data)
     with Console() as console:
@@ -73,6 +83,14 @@ def logprob(
     print(f"{out}: {_summary(scores, bits)}; {taken:.1f} s, {1000 * taken / good:.3g} ms a row")
 
 
+def _same(out: Path, source: str) -> bool:
+    """Whether a file to write is one that is read."""
+    try:
+        return out.samefile(source)
+    except (OSError, ValueError):
+        return False  # one of them is not there, or no path at all
+
+
 def _columns(
     scores: Scores, reference: Tensor | None, bits: bool, percentile: bool, anomaly: bool
 ) -> dict[str, Tensor]:
@@ -83,7 +101,7 @@ def _columns(
     if bits:
         columns["bits_per_dim"] = scores.bits_per_dim
     if reference is not None:
-        below = rank(scores.log_prob, reference[~reference.isnan()])
+        below = rank(scores.log_prob, reference)
         if percentile:
             columns["percentile"] = 100 * below
         if anomaly:
