@@ -27,7 +27,8 @@ TINY = [
     *("--steps", "60", "--set", "network.width=16", "--set", "training.batch=16"),
     *("--set", "training.precision=float32", "--set", "training.patience=99"),
 ]
-TINY_IMAGES = [*TINY[4:], "--steps", "2", "--set", "network.channels=[32]", "--set", "network.blocks=[1]"]
+TINY_IMAGES = [*TINY[4:], "--steps", "2"]
+TINY_IMAGES += [*("--set", "network.channels=[32]", "--set", "network.blocks=[1]", "--set", "network.attention=[false]")]
 FAST = ["--tolerance", "0.05"]
 
 
@@ -221,7 +222,7 @@ REFUSED = {
     "another shape": ("kept deep.npy --out a.csv", "deep.npy: rows have shape (3,), expected (2,)"),
     "another kind": ("kept counts.csv --out a.csv", "counts.csv"),
     "other columns": ("table fewer.csv --out a.csv --skip-bad", "columns ['m'] are missing"),
-    "torn file": ("table torn.csv --out a.csv --skip-bad", "torn.csv: line 5"),
+    "torn file": ("table torn.csv --out a.csv --skip-bad", "torn.csv, line 5, column 3"),
     "rows without a density": ("table bad.csv --out a.csv", "row 2: condition 'kind' was never 'c' in training; row 3"),
     "images of another size": ("images small.parquet --out a.csv --skip-bad", "small.parquet"),
     "nothing good": ("kept nan.npy --out a.csv", "3 of 3 rows have no density"),
