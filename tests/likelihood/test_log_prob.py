@@ -325,7 +325,7 @@ def test_what_a_walk_is_off_by_leaves_no_error(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(module, "_SHARE", 100 * module._SHARE)
     error, _ = errors(model, x, tolerance=1e-6)
     assert float(error.max()) < 1e-6
-    monkeypatch.setattr(module._Node, "missed", lambda self, v: torch.zeros(len(v), dtype=torch.float64))
+    monkeypatch.setattr(module._Nodes, "missed", lambda self, v: torch.zeros(len(v), dtype=torch.float64))
     error, _ = errors(model, x, tolerance=1e-6)
     assert float(error.max()) > 1e-4
 

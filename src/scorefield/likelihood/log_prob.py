@@ -22,9 +22,8 @@ is of third order in σ_d/σ_max.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -40,6 +39,8 @@ from scorefield.randomness import Stream
 
 _DEGREE = 32  # of the polynomial way
 _FEWEST, _MOST = 32, 128  # intervals of the rule
+_AT_ONCE = 1 << 11  # rows at nodes, or
+_NUMBERS_AT_ONCE = 1 << 15  # numbers of these, that a model is asked for in a batch: more only fills caches
 _FOR_PROBES = 32  # of the rule where the divergence is estimated, whose noise hides what more would bring
 _SHARE = 2.0  # of the tolerance, for the error of a step of the path, as (2) makes most of it good
 _LOG_2_PI = math.log(2 * math.pi)
@@ -179,16 +180,15 @@ def _follow(way: Whitened, y: Tensor, low: float, high: float, tolerance: float,
 
 def _exact(way: Whitened, path: _Path, tolerance: float) -> _Integral:
     """By the exact divergence, with the rule refined row by row."""
-    count = path.y.shape[1]
-    select, asked = of_places(way.model, count), torch.zeros_like(path.evaluations)
+    count, asked = path.y.shape[1], torch.zeros_like(path.evaluations)
     values = path.u.new_zeros((2, len(path.u), count))
 
     def rule(n: int, places: Sequence[int], rows: Tensor) -> Tensor:
         """The integrals of div f and of r·∇log q, (2, b)."""
-        for place in places:
-            node = _Node.of(way, path, place, rows)
-            v, trace = divergence(partial(node.frame.v, select(rows), t=node.t), node.x_t)
-            values[:, place, rows] = torch.stack([node.of_divergence(trace), node.missed(v)])
+        for some in _Nodes.each(way, path, places, rows):
+            v, trace = divergence(some.v, some.x_t)
+            new = torch.stack([some.of_divergence(trace), some.missed(v)])
+            values[:, some.places.unsqueeze(1), rows] = new.unflatten(1, (-1, len(rows)))
         asked[rows] += len(places)
         found = values[:, path.every(n)][:, :, rows]
         error[rows] = path.half * _tail(found.sum(0))
@@ -197,8 +197,8 @@ def _exact(way: Whitened, path: _Path, tolerance: float) -> _Integral:
     left, n = torch.arange(count, device=values.device), _FEWEST
     error = values.new_full((count,), math.inf)
     total = rule(n, path.every(n), left)
-    while len(left) and n < _MOST:
-        left, n = left[error[left] > tolerance / 2], 2 * n
+    while n < _MOST and len(left := left[error[left] > tolerance / 2]):
+        n *= 2
         total[:, left] = rule(n, path.every(n)[1::2], left)
     return _Integral(total.sum(0), torch.zeros_like(error), error + _LEFT * total[1].abs(), asked)
 
@@ -221,48 +221,69 @@ def _estimated(way: Whitened, path: _Path, probes: int, stream: Stream, rows: ra
     The rule with half the nodes tells of the rule's own error where it is apart by more than three times what the signs
     explain; where they explain nothing, as of numbers that are independent, the whole change is told.
     """
-    fine = path.half * weights(_FOR_PROBES)
-    change = fine.clone()
-    change[::2] -= path.half * weights(_FOR_PROBES // 2)
-    total, missed, variance, apart, explained = (path.u.new_zeros(len(rows)) for _ in range(5))
     every, places = torch.arange(len(rows), device=path.y.device), path.every(_FOR_PROBES)
-    for w, c, place in zip(fine.tolist(), change.tolist(), places, strict=True):
-        node = _Node.of(way, path, place, every)
-        signs = torch.stack([_signs(stream, rows, node.y, place, draw) for draw in range(probes)])
-        v, found = hutchinson_divergence(partial(node.frame.v, way.model, t=node.t), node.x_t, signs)
+    means, variances, missed = (path.u.new_zeros((len(path.u), len(rows))) for _ in range(3))
+    for some in _Nodes.each(way, path, places, every, probes):
+        drawn = [
+            [_signs(stream, rows, some.y, place, draw) for place in some.places.tolist()] for draw in range(probes)
+        ]
+        signs = torch.stack([torch.cat(at_nodes) for at_nodes in drawn])
+        v, found = hutchinson_divergence(some.v, some.x_t, signs)
         # What the Gaussian's own slope does to the same signs is known, and so is its mean.
-        by_gaussian = torch.stack([node.frame.gaussian_quadratic(z) for z in signs])
-        found = node.of_divergence(found) - node.scale * (by_gaussian - node.frame.gaussian_divergence())
-        mean, beside = found.mean(0), node.missed(v)
+        by_gaussian = torch.stack([some.frame.gaussian_quadratic(z) for z in signs])
+        found = some.of_divergence(found) - some.scale * (by_gaussian - some.frame.gaussian_divergence())
+        mean = found.mean(0)
         spread = (found - mean).square().sum(0) / (probes - 1) / probes
-        total += w * mean
-        missed += w * beside
-        variance += w**2 * spread
-        apart += c * (mean + beside)
-        explained += c**2 * spread
+        for kept, new in ((means, mean), (variances, spread), (missed, some.missed(v))):
+            kept[some.places] = new.unflatten(0, (-1, len(rows)))
+    means, variances, missed = (kept[places] for kept in (means, variances, missed))
+    fine = path.half * weights(_FOR_PROBES).to(path.u.device)
+    change = fine.clone()
+    change[::2] -= path.half * weights(_FOR_PROBES // 2).to(path.u.device)
+    apart, explained = change @ (means + missed), change.square() @ variances
     error = (apart**2 - 9 * explained).clamp(min=0).sqrt()
     asked = torch.full_like(path.evaluations, len(places))
-    return _Integral(total + missed, variance.sqrt(), error + _LEFT * missed.abs(), asked)
+    by_score = fine @ missed
+    noise = (fine.square() @ variances).sqrt()
+    return _Integral(fine @ means + by_score, noise, error + _LEFT * by_score.abs(), asked)
 
 
 @dataclass(frozen=True, eq=False)
-class _Node:
-    """Some rows at a node of the rule; scale = dθ/du."""
+class _Nodes:
+    """Some rows at some nodes of the rule, node by node in one batch: b = (how many nodes) × (how many rows).
 
+    Args:
+        places: of the nodes on the path.
+        model: the denoiser for this batch.
+        frame, t: the coordinates, and (b,).
+        scale: dθ/du, (b,).
+        y, slope, x_t: (b, *shape).
+    """
+
+    places: Tensor
+    model: Denoiser
     frame: Frame
     t: Tensor
-    scale: float
+    scale: Tensor
     y: Tensor
     slope: Tensor
     x_t: Tensor
 
     @staticmethod
-    def of(way: Whitened, path: _Path, place: int, rows: Tensor) -> _Node:
-        """Those rows of a path."""
-        u, y = path.u[place], path.y[place, rows]
-        t = way.time(u.square())
-        frame = way.at(t, y)
-        return _Node(frame, t, 2 * float(u), y, path.slope[place, rows], frame.leave(y))
+    def each(way: Whitened, path: _Path, places: Sequence[int], rows: Tensor, probes: int = 1) -> Iterator[_Nodes]:
+        """Those rows of a path at all these places, in batches that are large enough to be quick and fit in memory."""
+        numbers = len(rows) * math.prod(path.y.shape[2:]) * probes
+        size = max(1, min(_AT_ONCE // len(rows), _NUMBERS_AT_ONCE // max(1, numbers)))
+        for part in torch.as_tensor(places, device=rows.device).split(size):
+            u = path.u[part].repeat_interleave(len(rows))
+            y, slope = (whole[part.unsqueeze(1), rows].flatten(0, 1) for whole in (path.y, path.slope))
+            t = way.time(u.square())
+            frame = way.at(t, y)
+            yield _Nodes(part, way.model.of_rows(rows.repeat(len(part))), frame, t, 2 * u, y, slope, frame.leave(y))
+
+    def v(self, x_t: Tensor) -> Tensor:
+        """The slope of z, (b, *shape)."""
+        return self.frame.v(self.model, x_t, self.t)
 
     def of_divergence(self, trace: Tensor) -> Tensor:
         """div f from tr ∂v/∂x_t, (…, b) float64."""
@@ -271,7 +292,7 @@ class _Node:
     def missed(self, v: Tensor) -> Tensor:
         """r·∇log q from v, (b,) float64."""
         slope = self.frame.slope(self.y, v)
-        return _sum((self.scale * slope - self.slope) * self.frame.score(self.y, slope))
+        return _sum((_column(self.scale, slope) * slope - self.slope) * self.frame.score(self.y, slope))
 
 
 def _signs(stream: Stream, rows: range, like: Tensor, node: int, draw: int) -> Tensor:
