@@ -39,8 +39,8 @@ from scorefield.randomness import Stream
 
 _DEGREE = 32  # of the polynomial way
 _FEWEST, _MOST = 32, 128  # intervals of the rule
-_AT_ONCE = 1 << 11  # rows at nodes, or
-_NUMBERS_AT_ONCE = 1 << 15  # numbers of these, that a model is asked for in a batch: more only fills caches
+_AT_ONCE = 1 << 10  # rows at nodes, or
+_NUMBERS_AT_ONCE = 1 << 13  # numbers of these, that a model is asked for in a batch: more only fills caches
 _FOR_PROBES = 32  # of the rule where the divergence is estimated, whose noise hides what more would bring
 _SHARE = 2.0  # of the tolerance, for the error of a step of the path, as (2) makes most of it good
 _LOG_2_PI = math.log(2 * math.pi)
