@@ -8,7 +8,7 @@ from torch import Tensor
 from scorefield.likelihood.log_prob import log_prob
 
 OURS = "ours"
-DEFAULT = 1e-4  # the tolerance of log_prob
+DEFAULT = 1e-3  # the tolerance of log_prob
 
 
 def ours(path: str, probes: int | None = None, tolerances: tuple[float, ...] = (DEFAULT,)) -> Contender:
