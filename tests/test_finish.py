@@ -70,27 +70,26 @@ def test_the_held_out_rows_own_log_p_is_kept_and_its_mean_said(paid: None, tmp_p
     assert torch.equal(kept, bundle.reference)
 
 
-def test_none_of_them_was_trained_on(paid: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[np.ndarray] = []
-    true = finish.with_reference
-
-    def listen(bundle: Bundle, data: Any, held_out: np.ndarray, *rest: Any) -> Bundle:
-        seen.append(held_out)
-        return true(bundle, data, held_out, *rest)
-
+def test_those_scored_are_those_that_were_not_trained_on(paid: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored: list[np.ndarray] = []
     trained: list[np.ndarray] = []
-    true_update = Trainer._update
+    true_log_prob, true_update = Bundle.log_prob, Trainer._update
+
+    def listen(self: Bundle, data: Any, **options: Any) -> Any:
+        scored.append(data.values)
+        return true_log_prob(self, data, **options)
 
     def update(self: Trainer) -> Any:
         trained.append(self.rows.numbers)
         return true_update(self)
 
-    monkeypatch.setattr("scorefield.api.with_reference", listen)
+    monkeypatch.setattr(Bundle, "log_prob", listen)
     monkeypatch.setattr(Trainer, "_update", update)
     fit(array())
-    assert len(seen) == 1
-    assert len(trained) == 30
-    assert sorted([*seen[0], *trained[0]]) == list(range(60))
+    assert len(scored) == 1
+    assert len(scored[0]) == 6
+    rest = np.concatenate([array()[trained[0]], scored[0]])
+    np.testing.assert_array_equal(np.sort(rest, axis=0), np.sort(array(), axis=0))
 
 
 @pytest.mark.parametrize("steps", [10, 1000, 100_000])

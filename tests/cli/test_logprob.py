@@ -28,7 +28,9 @@ TINY = [
     *("--set", "training.precision=float32", "--set", "training.patience=99"),
 ]
 TINY_IMAGES = [*TINY[4:], "--steps", "2"]
-TINY_IMAGES += ["--set", "network.channels=[32]", "--set", "network.blocks=[1]", "--set", "network.attention=[false]"]
+TINY_IMAGES += [
+    *("--set", "network.channels=[32]", "--set", "network.blocks=[1]", "--set", "network.attention=[false]")
+]
 FAST = ["--tolerance", "0.05"]
 
 
