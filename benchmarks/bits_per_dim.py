@@ -22,7 +22,8 @@ one nat and tells nothing of how far log P is above. Fitted offsets spread less,
 of the walk, which is the flow's only for a perfect score. The flow's figure has the gap of the offsets of each of D
 pixels. And its density ends at σ_min, by default δ/√12, where a pixel that is certain keeps but 92 % of its mass within
 its bin: 0.12 bits with fitted offsets, 0.26 with uniform ones; while the decoder's bins of black and white reach to
-infinity. `--noise` sets σ_min in units of δ.
+infinity. `--noise` sets σ_min in units of δ; a tenth, with as many steps of training, is no better: 0.10 ± 0.02 more
+with fitted offsets, 0.15 with uniform ones (32 digits), for levels below a bin's width have to be learned too.
 
 *References*: all values alike; the histogram of each pixel on its own, one added to each count; one Gaussian with the
 training images' mean and covariance (1/12 of rounding added to each variance); a mixture of Gaussians, how many and how
