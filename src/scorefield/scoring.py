@@ -33,6 +33,7 @@ _EXACT = 64  # numbers in a row up to which the divergence is exact by default
 _PROBES = 4  # by default beyond
 _DRAWS, _DRAWS_OF_LONG = 4, 2  # of offsets by default, for rows of up to _EXACT numbers and beyond
 _PATH, _NODES = 40, 50  # evaluations along the path, and with the divergence, at the default tolerance
+_EXPECTED = 100.0  # evaluations of a row, until a chunk has told
 _LISTED = 5  # rows that a refusal names
 _FARTHEST = 1e12  # encoded values, of order one in training; from some 1e16 on float64 cannot carry a row to the noise
 
@@ -194,7 +195,8 @@ def _fill(
     # Rounding would show in the steps that are taken. Images are dear, and their error is another one.
     dtype = torch.float64 if len(features.codec.shape) == 1 else torch.float32
     model = copy.deepcopy(denoiser).to(dtype)
-    work, told = _Work(model, features, data, how, dtype), _Told(on_progress, len(data))
+    told = _Told(on_progress, len(data))
+    work = _Work(model, features, data, how, dtype, told)
     handle = model.register_forward_hook(told.call)
     try:
         for part, found in in_chunks(range(len(data)), max(1, min(_MOST_ROWS, _CHUNK // elements)), work):
@@ -213,9 +215,11 @@ class _Work:
     data: Data
     how: Scoring
     dtype: torch.dtype
+    told: _Told
 
     def __call__(self, rows: range) -> Tensor:
         """log p, its standard error and evaluations of rows by their numbers, (3, n)."""
+        self.told.begin(rows)
         data = self.data.rows(np.arange(rows.start, rows.stop))
         device = next(self.model.parameters()).device
         gridded = self.features.codec.numbers.gridded
@@ -275,23 +279,26 @@ class _Told:
 
     def __init__(self, on_progress: OnProgress | None, rows: int) -> None:
         self._on_progress, self._rows = on_progress, rows
-        self._done, self._calls, self._expected, self._evaluations, self._size = 0, 0, 400, 0, 0
+        self._done, self._asked, self._expected, self._evaluations, self._size = 0, 0, _EXPECTED, 0, 0
         self._share = 0.0
 
+    def begin(self, part: range) -> None:
+        """Some rows are begun with, or begun with anew."""
+        self._asked, self._size = 0, len(part)
+
     def call(self, module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
-        """The model was asked once."""
-        self._calls += 1
+        """The model was asked once, for some rows at one level or more."""
+        self._asked += len(inputs[0])
         self._evaluations += len(inputs[0])
-        self._size = max(self._size, len(inputs[0]))
         if self._on_progress is not None:
-            within = min(0.95, self._calls / self._expected) * self._size
+            within = min(0.95, self._asked / (self._expected * self._size)) * self._size
             # What is tried again in smaller chunks, as memory ran out, takes nothing back of what was told.
             self._share = max(self._share, min(0.999, (self._done + within) / self._rows))
             self._on_progress(Progress(self._share, self._rows, self._evaluations))
 
     def done(self, part: range) -> None:
         """Some rows are finished."""
-        self._done, self._expected, self._calls, self._size = part.stop, max(1, self._calls), 0, 0
+        self._done, self._expected = part.stop, max(1.0, self._asked / len(part))
         if self._on_progress is not None:
             self._share = max(self._share, self._done / self._rows)
             self._on_progress(Progress(self._share, self._rows, self._evaluations))

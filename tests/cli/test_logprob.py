@@ -282,7 +282,7 @@ def test_a_signal_stops_within_a_chunk_unless_all_is_done(
         tell = true_drawing(self, done)
 
         def signalled(progress: Progress) -> None:
-            if progress.share == 1.0 if last else 0.05 < progress.share < 0.06 and not self.should_stop():
+            if progress.share == 1.0 if last else 0.05 < progress.share < 0.5 and not self.should_stop():
                 os.kill(os.getpid(), signal.SIGINT)
             tell(progress)
 
