@@ -98,7 +98,8 @@ class Scores:
 
     Args:
         log_prob: nats of the data as given, (n,) float64; NaN for rows that have none.
-        std_error: its standard error, (n,): of probes, of draws within bins, and of the solver.
+        std_error: its standard error, (n,): of probes, of draws within bins, and of the solver. With few draws of many
+            rounded numbers log_prob is a lower bound, whose gap this does not tell.
         unusable: why rows have no density, by row from 0.
         features: of the model.
         evaluations: of the model for a row, on average; one with the divergence counts once.
@@ -230,7 +231,7 @@ class _Work:
         weights, errors, evaluations = [], [], torch.zeros(len(rows), dtype=torch.float64)
         for draw in range(draws):
             u, log_q = offsets.draw(draw)
-            x, log_jacobian, _ = self.features.spread(data, u)
+            x, log_jacobian = self.features.codec.spread(data, u)
             found = self._density(model, x.to(device, self.dtype), draw, rows)
             weights.append(found.value.cpu() + log_jacobian - log_q)
             errors.append(found.std_error.cpu())
@@ -249,7 +250,7 @@ class _Work:
             t,
             tolerance=how.tolerance,
             probes=how.probes_of(x[0].numel()),
-            seed=how.seed + draw,
+            seed=how.seed + (draw << 32),  # no other seed of a user's has these probes
             rows=rows,
         )
         shift = x[0].numel() * alpha.log()
@@ -269,7 +270,7 @@ class _Work:
             return alpha * model.score(x_t, t.to(device)).double().cpu()
 
         def spread(u: Tensor) -> tuple[Tensor, Tensor]:
-            return self.features.spread(data, u)[:2]
+            return self.features.codec.spread(data, u)
 
         return variational(through(spread, slope), rows, gridded, self.how.seed)
 
