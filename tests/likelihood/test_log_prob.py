@@ -70,6 +70,7 @@ class Shaped(Denoiser):
         self.moments, self.asked = None, 0
 
     def forward(self, x_t: Tensor, t: Tensor | float) -> Estimate:
+        assert len(x_t), "a network need not know what an empty batch is"
         self.asked += len(x_t)
         estimate = self.model(x_t.flatten(1), t)
         level = self.schedule.at(t, like=x_t)
