@@ -45,7 +45,8 @@ def test_law_arrays_of_every_type_and_shape_come_back(dtype: str, shape: tuple[i
     assert back.values.dtype == data.values.dtype
     assert back.values.shape == data.values.shape
     if data.values.dtype.kind == "f":
-        np.testing.assert_allclose(back.values, data.values, rtol=2e-6)
+        # Encoded values are float32 about the mean, so that one near zero keeps the precision of its column.
+        np.testing.assert_allclose(back.values, data.values, rtol=2e-6, atol=2e-6)
     else:
         np.testing.assert_array_equal(back.values, data.values)
 
