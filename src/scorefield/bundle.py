@@ -37,7 +37,7 @@ from scorefield.samplers.choice import Solvers, fit_solvers
 from scorefield.samplers.flow import Flowed, decode, encode, slerp
 from scorefield.samplers.loop import OnStep
 from scorefield.samplers.presets import AnySampler, Sampler, Varied
-from scorefield.scoring import Scores, Scoring, refuse_degenerate, score
+from scorefield.scoring import Scores, Scoring, refuse_degenerate, score, time_of_noise
 from scorefield.storage import MANIFEST, read_files, write_files
 from scorefield.weights import check_header, load_weights
 
@@ -178,12 +178,7 @@ class Bundle:
         Raises:
             OptionError: for a level out of the model's range and samplers without a grid.
         """
-        schedule = self.denoiser.schedule
-        t = float(schedule.time_of_sigma(noise)) if noise > 0 else -1.0
-        if not schedule.t_min <= t <= schedule.t_max:
-            ends = schedule.at(torch.tensor((schedule.t_min, schedule.t_max), dtype=torch.float64))
-            low, high = (ends.sigma / ends.alpha).tolist()
-            raise OptionError(f"noise must lie between the model's levels, {low:.3g} and {high:.3g}, got {noise:g}")
+        t = float(time_of_noise(self.denoiser.schedule, noise))
         chosen = self.sampler_for("straight_adams" if sampler is None else sampler, steps)
         if not isinstance(chosen, Sampler):
             raise OptionError(f"rows are varied by a sampler with a grid to begin in, {chosen.name} has none")

@@ -26,6 +26,7 @@ from scorefield.likelihood.dequantisation import Dequantiser, bits_per_dim, mean
 from scorefield.likelihood.log_prob import LogProb, log_prob
 from scorefield.model import Denoiser, NetworkDenoiser
 from scorefield.moments import Moments
+from scorefield.noise import Schedule
 
 _CHUNK = 1 << 16  # numbers at a time, of which a hundred levels are kept
 _MOST_ROWS = 1 << 12
@@ -356,10 +357,18 @@ def _too_far(features: Features, data: Data, unusable: dict[int, str]) -> dict[i
 
 def _time(denoiser: Denoiser, noise: float | None) -> Tensor:
     """The time of a level, the lowest by default."""
-    schedule = denoiser.schedule
     if noise is None:
-        return torch.tensor(schedule.t_min, dtype=torch.float64)
-    t = schedule.time_of_sigma(noise)
+        return torch.tensor(denoiser.schedule.t_min, dtype=torch.float64)
+    return time_of_noise(denoiser.schedule, noise)
+
+
+def time_of_noise(schedule: Schedule, noise: float) -> Tensor:
+    """The time at which σ/α is this, ().
+
+    Raises:
+        OptionError: where that is none of the model's levels.
+    """
+    t = schedule.time_of_sigma(noise) if noise > 0 else torch.tensor(math.nan)
     if not schedule.t_min <= float(t) <= schedule.t_max:
         ends = schedule.at(torch.tensor((schedule.t_min, schedule.t_max), dtype=torch.float64))
         low, high = (ends.sigma / ends.alpha).tolist()

@@ -118,8 +118,8 @@ class Frame:
         return (self.sine * self.cosine).reshape(-1) * self.moments.total(self._of(self._turn), self.dimension)
 
     def gaussian_quadratic(self, z: Tensor) -> Tensor:
-        """sin θ cos θ zᵀ(σ_d² I − Σ) C⁻¹ z of each row of z (B, *shape), whose mean over random signs is the
-        divergence of the Gaussian, less that divergence is not taken: (B,) float64."""
+        """sin θ cos θ zᵀ(σ_d² I − Σ) C⁻¹ z of each row of z (B, *shape), whose mean over random signs is
+        `gaussian_divergence`: (B,) float64."""
         turned = self.rounded.apply(self._of(self._turn), z)
         return (self.sine * self.cosine).reshape(-1) * (turned * z).double().flatten(1).sum(1)
 
