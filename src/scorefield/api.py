@@ -7,7 +7,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -63,6 +63,7 @@ def fit(
     out: str | Path | None = None,
     condition: Sequence[str] = (),
     columns: Sequence[str] | None = None,
+    column_types: Mapping[str, str] | None = None,
     seed: int = 0,
     device: str = "auto",
     on_bad: Literal["raise", "skip"] = "raise",
@@ -76,6 +77,8 @@ def fit(
         out: a folder for the bundle, its checkpoints and metrics.jsonl; an unfinished one is gone on with.
         condition: columns or labels to condition on.
         columns: columns to use, all by default.
+        column_types: what columns of a table are, by name, where that is not what their values say: "number",
+            "category", "date", "ordered:A<B<C" or "out".
         seed: of all randomness.
         device: "cpu", "cuda" or "auto".
         on_bad: what to do with images that cannot be read.
@@ -95,10 +98,10 @@ def fit(
     taken = read(data, columns=columns_to_read(columns, condition), on_bad=on_bad)
     for note in taken.notes:
         report.say(note)
-    features = Features.fit(taken, condition, seed)
+    features = Features.fit(taken, condition, seed, column_types)
     for note in features.codec.notes:
         report.say(note)
-    request = _request(recipe, taken, condition, seed)
+    request = _request(recipe, taken, condition, column_types or {}, seed)
     folder = None if out is None else _reached(Path(out))
     if folder is not None and (folder / MANIFEST).exists():
         if not (folder / _BEGUN).exists():
@@ -143,6 +146,7 @@ def plan(
     *,
     condition: Sequence[str] = (),
     columns: Sequence[str] | None = None,
+    column_types: Mapping[str, str] | None = None,
     seed: int = 0,
     device: str = "auto",
     on_bad: Literal["raise", "skip"] = "raise",
@@ -150,7 +154,7 @@ def plan(
     """What `fit` would do, without training and without writing anything.
 
     Args:
-        data, recipe, condition, columns, seed, device, on_bad: as for `fit`.
+        data, recipe, condition, columns, column_types, seed, device, on_bad: as for `fit`.
 
     Returns:
         the complete recipe, and the sentences that `fit` would say.
@@ -160,7 +164,7 @@ def plan(
     """
     place = pick_device(device)
     taken = read(data, columns=columns_to_read(columns, condition), on_bad=on_bad)
-    features = Features.fit(taken, condition, seed)
+    features = Features.fit(taken, condition, seed, column_types)
     _, complete, choices = _prepare(recipe or auto(), taken, features, seed, place)
     trainer = _trainer(complete, taken, features, seed, place)
     _check_sampler(complete)
@@ -222,7 +226,8 @@ def _trainer(recipe: Recipe, data: Data, features: Features, seed: int, device: 
     shape = features.codec.shape
     most = min(2000, max(256, _HELD_OUT_NUMBERS // max(1, math.prod(shape))))
     training, held_out = split_held_out(len(data), recipe.training.held_out, most, seed)
-    take = features.take(data, device)
+    # A discretised decoder is of the values themselves, a density of values spread over their bins.
+    take = features.take(data, device, spread=recipe.objective.decoder != "discretised")
     model = build_model(recipe, shape, features.condition_features, seed).to(device)
     objective = build_objective(recipe)
     return Trainer(model, objective, Rows(training, take), Rows(held_out, take), recipe.training, seed)
@@ -281,12 +286,15 @@ def _line(step: Step, rate: float) -> dict[str, Any]:
     }
 
 
-def _request(recipe: Recipe, data: Data, condition: Sequence[str], seed: int) -> dict[str, Any]:
+def _request(
+    recipe: Recipe, data: Data, condition: Sequence[str], types: Mapping[str, str], seed: int
+) -> dict[str, Any]:
     """What a run was asked for: going on with it needs the same."""
     return {
         "recipe": plain(recipe),
         "data": {"fingerprint": data.fingerprint(), "description": short(data)},
         "condition": list(condition),
+        "column_types": dict(types),
         "seed": seed,
     }
 
@@ -301,7 +309,7 @@ def _check_request(kept: dict[str, Any], request: dict[str, Any], folder: Path) 
             f"{kept['data']['fingerprint'][:12]}…; now {request['data']['description']}, "
             f"{request['data']['fingerprint'][:12]}…): choose another --out"
         )
-    for name in ("recipe", "condition", "seed"):
+    for name in ("recipe", "condition", "column_types", "seed"):
         if kept[name] != request[name]:
             raise OptionError(
                 f"{folder} was begun with {name} {_difference(kept[name], request[name])}: choose another --out"

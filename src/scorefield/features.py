@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,11 +13,11 @@ from torch import Tensor
 from scorefield.codecs.base import Codec
 from scorefield.codecs.choose import codec_from_json, fit_codec
 from scorefield.codecs.condition import ConditionCodec
-from scorefield.codecs.table import fit_columns
+from scorefield.codecs.table import TableCodec
 from scorefield.data.checks import check_finite
 from scorefield.data.kinds import Data, Images, Table
 from scorefield.errors import DataError, OptionError
-from scorefield.randomness import Stream
+from scorefield.randomness import Noise, Stream
 from scorefield.training.rows import Take
 
 _ENCODED_AT_ONCE = 1 << 28  # numbers; images of more are encoded batch by batch
@@ -39,13 +39,14 @@ class Features:
     order: tuple[str, ...]
 
     @staticmethod
-    def fit(data: Data, condition: Sequence[str], seed: int) -> Features:
+    def fit(data: Data, condition: Sequence[str], seed: int, types: Mapping[str, str] | None = None) -> Features:
         """Fit codecs to data.
 
         Args:
             data: as read.
             condition: names of columns or labels to condition on.
             seed: of what is kept of the conditions.
+            types: of columns of a table by name (`codecs.taken.TYPES`), instead of what their values say.
 
         Raises:
             DataError: when the data cannot be modelled.
@@ -55,9 +56,10 @@ class Features:
             raise DataError(f"{data.source}: {len(data)} row, at least 2 are needed to learn a distribution")
         rest, values = _take_out(data, condition)
         check_finite(rest)
-        order = tuple(data.columns.column_names) if isinstance(data, Table) else ()
+        _check_types(types or {}, data, condition)
+        codec = TableCodec.fit(rest, types) if isinstance(rest, Table) else fit_codec(rest)
         conditions = ConditionCodec.fit(values, seed) if values else None
-        return Features(fit_codec(rest), conditions, order)
+        return Features(codec, conditions, tuple(data.columns.column_names) if isinstance(data, Table) else ())
 
     @property
     def condition_names(self) -> list[str]:
@@ -69,15 +71,31 @@ class Features:
         """Width of an encoded condition, 0 without one."""
         return 0 if self.conditions is None else self.conditions.features
 
-    def take(self, data: Data, device: torch.device) -> Take:
-        """How training takes rows of this data by number."""
+    def take(self, data: Data, device: torch.device, *, spread: bool = True) -> Take:
+        """How training takes rows of this data by number.
+
+        Args:
+            data: as read.
+            device: where rows lie.
+            spread: whether numbers of a table stand anywhere in their cells, anew each time, and not in the middle.
+        """
         rest, values = _take_out(data, self.condition_names)
         conditions = None if self.conditions is None else self.conditions.encode(values).to(device)
+        if isinstance(self.codec, TableCodec):
+            cells = self.codec.cells(rest).kept(device)
+
+            def within(numbers: np.ndarray, offsets: Noise) -> tuple[Tensor, Tensor | None]:
+                index = torch.from_numpy(numbers).to(device)
+                taken = cells.rows(index)
+                bound = None if conditions is None else conditions.index_select(0, index)
+                return taken.drawn(offsets.like(taken.centre)) if spread else taken.centre, bound
+
+            return within
         encoded = None
         if not isinstance(rest, Images) or len(rest) * rest.pixels[0].size <= _ENCODED_AT_ONCE:
             encoded = self.codec.encode(rest).to(device)
 
-        def rows(numbers: np.ndarray) -> tuple[Tensor, Tensor | None]:
+        def rows(numbers: np.ndarray, offsets: Noise) -> tuple[Tensor, Tensor | None]:
             index = torch.from_numpy(numbers).to(device)
             bound = None if conditions is None else conditions.index_select(0, index)
             if encoded is not None:
@@ -94,8 +112,9 @@ class Features:
         """
         if not len(data):
             raise DataError(f"{data.source}: no rows, at least 1 is needed")
-        check_finite(_take_out(data, self.condition_names)[0])
-        return self.take(data, torch.device("cpu"))(np.arange(len(data)))
+        rest, values = _take_out(data, self.condition_names)
+        check_finite(rest)
+        return self.codec.encode(rest), None if self.conditions is None else self.conditions.encode(values)
 
     def unusable_rows(self, data: Data) -> dict[int, str]:
         """The rows that have no density under a model of these features, each with the reason, by row from 0.
@@ -141,12 +160,18 @@ class Features:
         return *self.codec.spread(rest, u), None if self.conditions is None else self.conditions.encode(values)
 
     def measured_rows(self, data: Data, seed: int = 0) -> Tensor:
-        """Encoded rows to measure the noise range from: all, or random ones of a large set, (m, *shape)."""
+        """Encoded rows to measure the noise range from: all, or random ones of a large set, (m, *shape).
+
+        Numbers of a table stand somewhere in their cells, as they do in training.
+        """
         rest, _ = _take_out(data, self.condition_names)
         most = max(4000, _MEASURED // max(1, int(np.prod(self.codec.shape))))
-        if len(rest) <= most:
+        if len(rest) > most:
+            rest = rest.rows(np.sort(Stream(seed, "rows measured").permutation(len(rest))[:most]))
+        if not isinstance(self.codec, TableCodec):
             return self.codec.encode(rest)
-        return self.codec.encode(rest.rows(np.sort(Stream(seed, "rows measured").permutation(len(rest))[:most])))
+        cells = self.codec.cells(rest)
+        return cells.drawn(Noise(Stream(seed, "offsets measured"), range(len(rest)), 0).like(cells.centre)).float()
 
     def decode(self, x: Tensor, condition: Tensor | None) -> Data:
         """Rows in the form of the user's data, conditions back in their places."""
@@ -181,26 +206,13 @@ def columns_to_read(columns: Sequence[str] | None, condition: Sequence[str]) -> 
     return [*columns, *(name for name in dict.fromkeys(condition) if name not in columns)]
 
 
-def not_modelled(data: Data, condition: Sequence[str]) -> dict[str, str]:
-    """The columns that cannot be modelled, conditions aside, each with the reason; none of arrays and images.
-
-    Raises:
-        OptionError: for a condition that is not there.
-    """
-    names = _names(data)
-    _check_names(condition, names, data.source)
-    if not isinstance(data, Table):
-        return {}
-    rest = [name for name in names if name not in condition]
-    reasons: dict[str, str] = {}
-    for name in rest:
-        column = replace(data, columns=data.columns.select([name]))
-        try:
-            check_finite(column)
-            reasons |= fit_columns(column)[1]
-        except DataError as error:
-            reasons[name] = str(error).removeprefix(f"{data.source}: ")
-    return reasons
+def _check_types(types: Mapping[str, str], data: Data, condition: Sequence[str]) -> None:
+    """Refuse types of what has no columns, and of conditions."""
+    if types and not isinstance(data, Table):
+        raise OptionError(f"--column-type {next(iter(types))}: {data.source} is {data.kind}, which has no columns")
+    for name in types:
+        if name in condition:
+            raise OptionError(f"--column-type {name}: a condition has the type of its values")
 
 
 def _take_out(data: Data, names: Sequence[str]) -> tuple[Data, dict[str, np.ndarray]]:
@@ -235,7 +247,8 @@ def _put_back(data: Data, values: dict[str, np.ndarray], order: tuple[str, ...])
 
         columns = {name: data.columns[name] for name in data.columns.column_names}
         columns |= {name: pa.chunked_array([pa.array(column)]) for name, column in values.items()}
-        return replace(data, columns=pa.table([columns[name] for name in order], names=list(order)))
+        kept = [name for name in order if name in columns]  # others were left out
+        return replace(data, columns=pa.table([columns[name] for name in kept], names=kept))
     name, labels = next(iter(values.items()))
     return replace(data, labels=labels, label_name=name, label_columns=values)
 

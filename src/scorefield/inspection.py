@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from scorefield.bundle import Bundle
-from scorefield.codecs.table import choice, fit_columns
 from scorefield.data.checks import remarks
-from scorefield.data.kinds import Table
 from scorefield.data.read import read
 from scorefield.errors import DataError
-from scorefield.features import Features, columns_to_read, not_modelled
+from scorefield.features import Features, columns_to_read
 from scorefield.noise_range import NoiseRange, geometric_ratio, measure_noise_range
 from scorefield.recipes import auto
 from scorefield.resolve import DataFacts, resolve
@@ -23,23 +19,23 @@ from scorefield.samplers.choice import Solvers
 from scorefield.training.held_out import HeldOutLoss
 
 
-def describe_data(source: str, columns: Sequence[str] | None, condition: Sequence[str]) -> list[str]:
+def describe_data(
+    source: str, columns: Sequence[str] | None, condition: Sequence[str], types: Mapping[str, str] | None = None
+) -> list[str]:
     """Lines on a data set: what each part is taken for, what was measured, and what `auto` would choose.
 
-    Where this version cannot model the data, the lines end with what is wrong and with what can be modelled instead.
+    Where the data cannot be modelled, the lines end with what is wrong.
 
     Args:
         source: as `fit` takes it.
         columns: columns to use, all by default.
         condition: columns to condition on.
+        types: of columns by name, instead of what their values say.
     """
     data = read(source, columns=columns_to_read(columns, condition))
     lines = [data.describe(), *data.notes, *remarks(data)]
-    reasons = not_modelled(data, condition)
-    if reasons and isinstance(data, Table):
-        return [*lines, "", *_columns(data, condition, reasons)]
     try:
-        features = Features.fit(data, condition, seed=0)
+        features = Features.fit(data, condition, 0, types)
         rows = features.measured_rows(data)
         measured = measure_noise_range(rows, resolution=features.codec.resolution, rows=len(data))
     except DataError as error:
@@ -74,24 +70,6 @@ def describe_run(folder: Path) -> list[str]:
     if training["held_out"] is not None:
         lines += _losses(HeldOutLoss.from_json(training["held_out"]))
     return lines if bundle.solvers is None else [*lines, *_solvers(bundle.solvers)]
-
-
-def _columns(data: Table, condition: Sequence[str], reasons: dict[str, str]) -> list[str]:
-    """A line for each column of a table that cannot be modelled as a whole, and the options that leave it out."""
-    usable = [name for name in data.columns.column_names if name not in reasons and name not in condition]
-    columns, _ = fit_columns(replace(data, columns=data.columns.select(usable)))
-    taken = {column.name: column.describe() for column in columns} | {name: f"{name}: condition" for name in condition}
-    lines = [taken.get(name) or f"{name}: {reasons[name]}" for name in data.columns.column_names]
-    verb = "is one column" if len(reasons) == 1 else f"are {len(reasons)} columns"
-    lines = ["columns", *_indented(lines), "", f"there {verb} that this version cannot model: {', '.join(reasons)}"]
-    if not usable:
-        return [*lines, "no other column is left to model"]
-    options = "".join(f" --condition {shlex.quote(name)}" for name in condition)
-    return [
-        *lines,
-        "leave out what cannot be modelled, or make names and truth values conditions with --condition:",
-        f"  {choice(usable)}{options}",
-    ]
 
 
 def _noise(measured: NoiseRange) -> list[str]:

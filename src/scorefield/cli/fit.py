@@ -14,6 +14,11 @@ def fit(
     recipe: Annotated[str, typer.Option(help="a name that `scorefield show` lists, or a .toml file")] = "auto",
     condition: Annotated[list[str] | None, typer.Option(metavar="COL", help="condition on this column")] = None,
     columns: Annotated[str | None, typer.Option(metavar="A,B,C", help="use these columns only")] = None,
+    column_type: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COL=TYPE", help="number, category, date, ordered:A<B<C, or out to leave it out"),
+    ] = None,
+    schema: Annotated[Path | None, typer.Option(help='a TOML file of such types, lines COL = "TYPE"')] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="optimisation steps")] = None,
     budget: Annotated[str | None, typer.Option(metavar="TIME", help="training time, as 90s, 5min or 2h")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="set a field")] = None,
@@ -23,7 +28,7 @@ def fit(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done, print the recipe, stop")] = False,
 ) -> None:
     """Learn the distribution of DATA; the result is a folder."""
-    from scorefield.cli.options import names, seconds
+    from scorefield.cli.options import column_types, names, seconds
     from scorefield.errors import OptionError
     from scorefield.overrides import as_toml, override, recipe_of
 
@@ -31,6 +36,7 @@ def fit(
         raise OptionError("--out is missing: a folder for the run; or --dry-run to see what would be done")
     if on_bad not in ("raise", "skip"):
         raise OptionError(f"--on-bad {on_bad}: expected raise or skip")
+    types = column_types(column_type or [], schema)
     settings = list(set_ or [])
     settings += [f"training.steps={steps}"] if steps is not None else []
     settings += [f"training.budget={seconds(budget)}"] if budget is not None else []
@@ -47,6 +53,7 @@ def fit(
             chosen,
             condition=condition or [],
             columns=names(columns),
+            column_types=types,
             seed=seed,
             device=device,
             on_bad=skipping,
@@ -60,6 +67,7 @@ def fit(
             out=out,
             condition=condition or [],
             columns=names(columns),
+            column_types=types,
             seed=seed,
             device=device,
             on_bad=skipping,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Sequence
+from pathlib import Path
 
 from scorefield.errors import OptionError
 
@@ -37,6 +39,29 @@ def pairs(texts: Sequence[str], option: str) -> dict[str, str]:
             raise OptionError(f"{option}: {name!r} is given twice")
         values[name] = value
     return values
+
+
+def column_types(texts: Sequence[str], schema: Path | None) -> dict[str, str]:
+    """Types of columns, from a schema file and from COL=TYPE texts, which go before it.
+
+    Raises:
+        OptionError: for a file that is no schema, texts without "=", and a column given twice.
+    """
+    return (_schema(schema) if schema is not None else {}) | pairs(texts, "--column-type")
+
+
+def _schema(path: Path) -> dict[str, str]:
+    """The lines COL = "TYPE" of a TOML file."""
+    try:
+        fields = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise OptionError(f"--schema {path}: cannot be read as TOML: {error}") from error
+    for name, kind in fields.items():
+        if not isinstance(kind, str):
+            raise OptionError(
+                f'--schema {path}: {name} = {kind!r}, expected a type in quotes, such as {name} = "number"'
+            )
+    return fields
 
 
 def names(text: str | None) -> list[str] | None:

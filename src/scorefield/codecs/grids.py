@@ -44,18 +44,22 @@ class Grid:
             of full length.
         digits: significant digits of all values, where some are so large that their last one is worth more than a
             step; else None.
+        printed: significant digits that all values were printed with, where that is fewer than the grid's points have.
     """
 
     step: float
     offset: float = 0.0
     decimals: int | None = None
     digits: int | None = None
+    printed: int | None = None
 
     def snap(self, values: np.ndarray) -> np.ndarray:
         """The nearest points of the grid, any shape, float64; decimals come out clean, 0.3 and not 3 · 0.1."""
         values = np.asarray(values, dtype=np.float64)
         if not self._is_plain:
             values = self.offset + np.round((values - self.offset) / self.step) * self.step
+        if self.printed is not None:
+            return _printed(values, self.printed)
         return values if self.decimals is None else np.round(values, self.decimals)
 
     def widths(self, values: Tensor) -> Tensor:
@@ -68,6 +72,17 @@ class Grid:
         if self.digits is None:
             return steps
         return torch.maximum(steps, torch.from_numpy(_units(values.detach().cpu().numpy(), self.digits)))
+
+    def middles(self, values: Tensor) -> Tensor:
+        """The middle of each value's bin, any shape, float64: its point of the grid, which print may have rounded.
+
+        Args:
+            values: in units of the data.
+        """
+        if self.printed is None:
+            return values
+        points = self.offset + ((values - self.offset) / self.step).round() * self.step
+        return torch.where(self.widths(values) > self.step, values, points)
 
     @property
     def _is_plain(self) -> bool:
@@ -126,15 +141,16 @@ def grid_of(values: np.ndarray) -> Grid | None:
     if found is not None and digits is not None and found[0] > float(f"1e{-decimals}"):
         step, offset = found
         usual, coarsest = (float(_units(size, digits)) for size in (np.median(np.abs(part)), np.abs(distinct).max()))
+        offset = _refined(distinct.astype(np.float64), digits, step, offset)
         # Its points are printed as the usual value is, at least to a thousandth of a step.
         finest = math.ceil(-math.log10(min(usual, step / 1000) if usual else step / 1000) - 1e-9)
-        grid = Grid(step, offset, min(finest, decimals), digits if coarsest > step else None)
+        grid = Grid(step, offset, min(finest, decimals), digits if coarsest > step else None, digits)
         if _all_on(grid, values, digits):
             return grid
     if digits is not None:
         fewer = int((_units(distinct, digits) > 5 * float(f"1e{-decimals}")).sum())
         if fewer * math.log(10) >= -math.log(_CHANCE):  # that so many large values end in a zero is no coincidence
-            return Grid(float(f"1e{-decimals}"), 0.0, decimals, digits)
+            return Grid(float(f"1e{-decimals}"), 0.0, decimals, digits, digits)
     exact = _common_step(distinct, decimals, tied)
     return exact if exact is not None and _all_on(exact, values, None) else Grid(float(f"1e{-decimals}"), 0.0, decimals)
 
@@ -201,6 +217,27 @@ def _units(values: np.ndarray, digits: int) -> np.ndarray:
         # Just below a power of ten the logarithm may round up to it.
         exponent = np.floor(np.log10(size * (1 + 1e-15)))
     return np.where(size > 0, 10.0 ** np.where(size > 0, exponent + 1 - digits, 0.0), 0.0)
+
+
+def _refined(distinct: np.ndarray, digits: int, step: float, offset: float) -> float:
+    """The middle of all offsets that give every value as it is printed, or the one given if there is none."""
+    left = distinct - np.round((distinct - offset) / step) * step
+    half = _units(distinct, digits) / 2
+    known = half > 0
+    low, high = (left - half)[known].max(), (left + half)[known].min()
+    return float((low + high) / 2) if low < high else offset
+
+
+def _printed(values: np.ndarray, digits: int) -> np.ndarray:
+    """Values rounded to so many significant digits, any shape, clean: 0.3 and not 3 · 0.1."""
+    size = np.abs(values)
+    with np.errstate(divide="ignore"):
+        exponents = np.where(size > 0, np.floor(np.log10(np.where(size > 0, size, 1.0) * (1 + 1e-15))), 0).astype(int)
+    rounded = np.array(values)
+    for exponent in np.unique(exponents):
+        here = exponents == exponent
+        rounded[here] = np.round(values[here], digits - 1 - int(exponent))
+    return rounded
 
 
 # -- steps and offsets ------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from scorefield.codecs.base import Numbers
+from scorefield.codecs.cells import Cells
 from scorefield.codecs.grids import WHOLE, Grid, grid_of
 from scorefield.codecs.scalers import Scaler, fit_scaler, scaler_from_json
 from scorefield.errors import DataError
@@ -75,6 +76,18 @@ class NumericColumn:
         if u is not None and self.grid is not None:
             values = values + (u.double() - 0.5) * self.grid.widths(values)
         return self.scaler.forward(values), self.scaler.log_slope(values)
+
+    def cells(self, values: Tensor) -> Cells:
+        """Of (n,) values in units of the data, float64: bins of rounded values, points of continuous ones."""
+        assert self.scaler is not None
+        values = values.unsqueeze(1)
+        if self.grid is None:
+            return Cells.points(self.scaler.forward(values), self.scaler.log_slope(values))
+        # Spread evenly over the encoded bin: of an uneven scale this is a scale that is even within each bin.
+        widths, values = self.grid.widths(values), self.grid.middles(values)
+        low, high = self.scaler.forward(values - widths / 2), self.scaler.forward(values + widths / 2)
+        extent = (high - low) / 2
+        return Cells((low + high) / 2, extent, torch.zeros_like(values, dtype=torch.bool), (2 * extent / widths).log())
 
     @property
     def log_width(self) -> float:

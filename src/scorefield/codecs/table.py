@@ -1,10 +1,10 @@
-"""Tables of numeric columns ↔ R^d: each column on its own scaler, constant ones put back as they were."""
+"""Tables ↔ R^d: each column its own numbers, what never varies put back as it was, what cannot be learned left out."""
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from scorefield.codecs.base import Numbers
-from scorefield.codecs.numeric import NumericColumn, finest, numbers_of, spans, steps_of
-from scorefield.data.checks import HUGE
+from scorefield.codecs.cells import Cells
+from scorefield.codecs.column import Column
+from scorefield.codecs.number import Number
+from scorefield.codecs.taken import Constant, Entry, LeftOut, take_columns
 from scorefield.data.kinds import Data, Table
 from scorefield.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-_LISTED = 10  # columns that a refusal names
 
 
 @dataclass(frozen=True)
@@ -28,125 +28,171 @@ class TableCodec:
     """The columns of a table, in order, with the Arrow type of each.
 
     Args:
-        columns: what each column is.
+        entries: what each column is.
         types: the Arrow type of each, as text.
         header: whether the file had names.
         notes: what fitting found.
     """
 
-    columns: tuple[NumericColumn, ...]
+    entries: tuple[Entry, ...]
     types: tuple[str, ...]
     header: bool
     notes: tuple[str, ...] = ()
     kind = "table"
 
     @staticmethod
-    def fit(table: Table) -> TableCodec:
+    def fit(table: Table, asked: Mapping[str, str] | None = None) -> TableCodec:
         """Measure the columns of a table.
 
+        Args:
+            table: as read.
+            asked: types of columns by name (`taken.TYPES`), instead of what their values say.
+
         Raises:
-            DataError: for columns that are not numeric or have missing cells, which a later version handles, and when
-                no column varies.
+            DataError: when no column varies.
+            OptionError: for types that are not there or do not fit.
         """
-        columns, reasons = fit_columns(table)
-        _refuse(table, reasons)
-        notes = [
-            f"column {column.name!r} is constant ({column.low:g}): it is not modelled but put back in samples"
-            for column in columns
-            if column.scaler is None
-        ]
-        if all(column.scaler is None for column in columns):
-            raise DataError(f"{table.source}: no column varies, there is nothing to learn")
+        entries, notes = take_columns(table, asked or {})
+        if not any(isinstance(entry, Column) and entry.features for entry in entries):
+            reasons = "; ".join(entry.describe() for entry in entries)
+            raise DataError(f"{table.source}: no column varies, there is nothing to learn ({reasons})")
         types = tuple(str(field.type) for field in table.columns.schema)
-        return TableCodec(tuple(columns), types, table.header, tuple(notes))
+        return TableCodec(tuple(entries), types, table.header, tuple(notes))
+
+    @cached_property
+    def columns(self) -> tuple[Column, ...]:
+        """Those that are modelled, in their order."""
+        return tuple(entry for entry in self.entries if isinstance(entry, Column))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the columns that samples have."""
+        return tuple(entry.name for entry in self.entries if not isinstance(entry, LeftOut))
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (len(self._modelled),)
+        return (sum(column.features for column in self.columns),)
+
+    def place(self, name: str) -> slice:
+        """Where the numbers of a modelled column stand in an encoded row."""
+        start = 0
+        for column in self.columns:
+            if column.name == name:
+                return slice(start, start + column.features)
+            start += column.features
+        raise KeyError(name)
 
     @property
     def resolution(self) -> float | None:
-        return finest(self.columns)
+        return min(self.steps or (), default=None)
 
     @property
     def steps(self) -> tuple[float, ...] | None:
-        return steps_of(self.columns)
+        steps = []
+        for column in self.columns:
+            if column.features != 1 or not isinstance(column.values, Number) or column.values.value.resolution is None:
+                return None
+            steps.append(column.values.value.resolution)
+        return tuple(steps) or None
 
     @property
     def numbers(self) -> Numbers:
-        return numbers_of(self.columns)
+        names = [column.name for column in self.columns for _ in range(column.features)]
+        gridded, integer, log_width = zip(*(n for column in self.columns for n in column.numbers), strict=True)
+        return Numbers(
+            tuple(names), torch.tensor(gridded), torch.tensor(integer), torch.tensor(log_width, dtype=torch.float64)
+        )
 
     @property
     def bounds(self) -> tuple[Tensor, Tensor]:
-        return spans(self.columns)
+        low, high = zip(*(column.ends for column in self.columns), strict=True)
+        return torch.cat(low).float(), torch.cat(high).float()
 
-    @property
-    def _modelled(self) -> list[NumericColumn]:
-        return [column for column in self.columns if column.scaler is not None]
+    def cells(self, data: Data) -> Cells:
+        """Of n rows.
+
+        Raises:
+            DataError: for a table of another form, and values that were never seen.
+        """
+        table = self._checked(data)
+        return Cells.beside([column.cells(self._arrow(table, column)) for column in self.columns])
 
     def encode(self, data: Data) -> Tensor:
-        values = self._values(data)
-        encoded = [column.scaler.forward(values[column.name]).float() for column in self._modelled if column.scaler]
-        return torch.stack(encoded, dim=1)
+        return self.spread(data)[0].float()
+
+    def spread(self, data: Data, u: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        unusable = self.unusable(data)
+        if unusable:
+            row, reason = next(iter(unusable.items()))
+            raise DataError(f"{data.source}: data row {row + 1}: {reason}")
+        return self.cells(data).at(u)
+
+    def to_fill(self, data: Data) -> tuple[Cells, Tensor]:
+        """The cells of rows with holes, each said to be there, and which numbers (n, D) are known.
+
+        Raises:
+            DataError: for a table of another form, and values that were never seen.
+        """
+        table = self._checked(data)
+        wrong = self.unusable(table, gaps=True)
+        if wrong:
+            row, reason = next(iter(wrong.items()))
+            raise DataError(f"{data.source}: data row {row + 1}: {reason}")
+        arrows = [(column, self._arrow(table, column)) for column in self.columns]
+        cells = Cells.beside([column.present(column.cells(cells)) for column, cells in arrows])
+        return cells, torch.cat([column.known(cells) for column, cells in arrows], dim=1)
 
     def decode(self, x: Tensor) -> Table:
         import pyarrow as pa
 
-        scaled = dict(zip((column.name for column in self._modelled), x.double().cpu().unbind(1), strict=True))
+        x = x.double().cpu()
+        parts = dict(zip(self.columns, x.split([column.features for column in self.columns], dim=1), strict=True))
         arrays = []
-        for column, type_name in zip(self.columns, self.types, strict=True):
-            values = column.decode(scaled[column.name]) if column.scaler else np.full(len(x), column.low)
-            arrays.append(pa.array(values).cast(arrow_type(type_name), safe=False))
-        names = [column.name for column in self.columns]
-        return Table(pa.table(arrays, names=names), header=self.header, source="decoded table")
+        for entry, type_name in zip(self.entries, self.types, strict=True):
+            kind = arrow_type(type_name)
+            if isinstance(entry, Column):
+                arrays.append(entry.decode(parts[entry], kind))
+            elif isinstance(entry, Constant):
+                arrays.append(pa.array([entry.value] * len(x), pa.string()).cast(kind))
+        return Table(pa.table(arrays, names=list(self.names)), header=self.header, source="decoded table")
 
-    def spread(self, data: Data, u: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        values = self._values(data)
-        offsets = [None] * len(self._modelled) if u is None else u.unbind(1)
-        moved = [c.spread(values[c.name], each) for c, each in zip(self._modelled, offsets, strict=True)]
-        return torch.stack([x for x, _ in moved], dim=1), torch.stack([slope for _, slope in moved], dim=1).sum(1)
-
-    def unusable(self, data: Data) -> dict[int, str]:
-        data = self._checked(data, missing=True)
+    def unusable(self, data: Data, gaps: bool = False) -> dict[int, str]:
+        """As every codec's; with `gaps`, missing cells are no fault."""
+        table = self._checked(data)
         found: dict[int, str] = {}
-        for column in self.columns:
-            cells = data.columns[column.name]
-            gaps = cells.is_null().to_numpy()
-            for row in np.flatnonzero(gaps):
-                found.setdefault(int(row), f"column {column.name!r} is missing")
-            values = cells.to_numpy()
-            good = np.abs(np.where(gaps, 0, values)) <= HUGE
-            for row in np.flatnonzero(~good):
-                found.setdefault(int(row), f"column {column.name!r} is {values[row]}, expected a finite number")
-            if column.scaler is None:
-                for row in np.flatnonzero(good & ~gaps & (values != column.low)):
-                    found.setdefault(int(row), f"column {column.name!r} is {column.other_than(values[row])}")
+        for entry, type_name in zip(self.entries, self.types, strict=True):
+            if isinstance(entry, LeftOut):
+                continue
+            arrow = _as(table, entry.name, type_name if isinstance(entry, Constant) else _kept(entry, type_name))
+            if isinstance(entry, Column):
+                reasons = entry.values.unusable(arrow) if gaps else entry.unusable(arrow)
+            else:
+                reasons = _other(entry, arrow, gaps)
+            for row, reason in reasons.items():
+                found.setdefault(row, f"column {entry.name!r} {reason}")
         return dict(sorted(found.items()))
 
-    def _values(self, data: Data) -> dict[str, Tensor]:
-        """The modelled columns as float64; refuses a table of another form, and missing cells."""
-        table = self._checked(data, missing=False)
-        return {
-            column.name: torch.from_numpy(table.columns[column.name].to_numpy().astype(np.float64))
-            for column in self._modelled
-        }
+    def _arrow(self, table: Table, column: Column) -> pa.ChunkedArray:
+        """The cells of a column, of its type."""
+        type_name = self.types[self.entries.index(column)]
+        return _as(table, column.name, _kept(column, type_name))
 
-    def _checked(self, data: Data, missing: bool) -> Table:
-        """The table; refuses one of another form, and missing cells unless these are allowed."""
+    def _checked(self, data: Data) -> Table:
+        """The table; refuses one of another form."""
         if not isinstance(data, Table):
             raise DataError(f"the model was trained on a table, got {data.kind} from {data.source}")
         present = data.columns.column_names
-        absent = [column.name for column in self.columns if column.name not in present]
+        absent = [name for name in self.names if name not in present]
         if absent:
-            raise DataError(f"{data.source}: columns {absent} are missing, the model was trained with them")
-        reasons = {column.name: _comes_later(data.columns[column.name], missing) for column in self.columns}
-        _refuse(data, {name: reason for name, reason in reasons.items() if reason})
+            more = [name for name in present if name not in {entry.name for entry in self.entries}]
+            others = f", and has {more} instead" if more else ""
+            raise DataError(f"{data.source}: columns {absent} are missing{others}; the model was trained with them")
         return data
 
     def to_json(self) -> dict[str, Any]:
         return {
             "kind": self.kind,
-            "columns": [column.to_json() for column in self.columns],
+            "columns": [_entry_to_json(entry) for entry in self.entries],
             "types": list(self.types),
             "header": self.header,
             "notes": list(self.notes),
@@ -155,62 +201,79 @@ class TableCodec:
     @staticmethod
     def from_json(fields: dict[str, Any]) -> TableCodec:
         """The codec whose `to_json` gave these fields."""
-        columns = tuple(NumericColumn.from_json(column) for column in fields["columns"])
-        return TableCodec(columns, tuple(fields["types"]), fields["header"], tuple(fields["notes"]))
+        entries = tuple(_entry_from_json(entry) for entry in fields["columns"])
+        return TableCodec(entries, tuple(fields["types"]), fields["header"], tuple(fields["notes"]))
 
     def describe(self) -> list[str]:
-        return [column.describe() for column in self.columns]
+        return [entry.describe() for entry in self.entries]
 
 
 def arrow_type(name: str) -> pa.DataType:
-    """The Arrow type of this name, such as "int64" or "double"."""
+    """The Arrow type of this name, such as "int64", "double" or "timestamp[us, tz=UTC]"."""
     import pyarrow as pa
 
-    return pa.type_for_alias(name)
+    if name.startswith("timestamp["):
+        unit, _, zone = name.removeprefix("timestamp[").removesuffix("]").partition(", tz=")
+        return pa.timestamp(unit, zone or None)
+    return pa.type_for_alias(name.removesuffix("[day]"))
 
 
-def fit_columns(table: Table) -> tuple[list[NumericColumn], dict[str, str]]:
-    """What each column is taken for, and of those that cannot be modelled the reason, by name."""
-    columns, reasons = [], {}
-    for name, column in zip(table.columns.column_names, table.columns.columns, strict=True):
-        reason = _comes_later(column)
-        if reason:
-            reasons[name] = reason
-            continue
-        try:
-            columns.append(NumericColumn.fit(name, column.to_numpy()))
-        except DataError as error:
-            reasons[name] = str(error).removeprefix(f"column {name!r}").removeprefix(":").strip()
-    return columns, reasons
+def _kept(column: Column, type_name: str) -> str:
+    """The type that cells are brought to before they are encoded: numbers stay as they are, others the column's."""
+    return "" if isinstance(column.values, Number) else type_name
 
 
-def choice(names: Sequence[str]) -> str:
-    """The option that chooses these columns, ready to copy."""
-    return f"--columns {shlex.quote(','.join(names))}"
+def _as(table: Table, name: str, type_name: str) -> pa.ChunkedArray:
+    """A column of another table as one of this type, or of any numeric type for "".
+
+    Raises:
+        DataError: where it does not fit, with the first cell that does not.
+    """
+    import pyarrow as pa
+
+    column = table.columns[name]
+    kind = arrow_type(type_name) if type_name else None
+    if kind == column.type:
+        return column
+    if kind is None and (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        return column
+    expected = "numbers" if kind is None else str(kind)
+    try:
+        return column.cast(pa.float64() if kind is None else kind)
+    except (pa.ArrowException, NotImplementedError) as error:
+        raise DataError(
+            f"{table.source}: column {name!r} holds {column.type}, the model was trained with {expected}: {error}"
+        ) from error
 
 
-def _refuse(table: Table, reasons: dict[str, str]) -> None:
-    """Refuse a table for some of its columns, up to ten of them with the reason, and say how to do without them."""
-    if not reasons:
-        return
-    listed = [f"column {name!r} {reason}" for name, reason in list(reasons.items())[:_LISTED]]
-    if len(reasons) > _LISTED:
-        listed.append(f"and {len(reasons) - _LISTED} more")
-    usable = [name for name in table.columns.column_names if name not in reasons]
-    raise DataError(
-        f"{table.source}: {'; '.join(listed)}; this version models complete columns of numbers; a column of names or "
-        "truth values can be a condition with --condition; "
-        + (f"the others are {choice(usable)}" if usable else "there are no others to choose with --columns")
-    )
+def _other(entry: Constant, column: pa.ChunkedArray, gaps: bool) -> dict[int, str]:
+    """The rows in which a constant column has another value, for which no density is known."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    absent = column.is_null().to_numpy()
+    if entry.value is None:
+        return {int(row): "is there, which it never was in training" for row in np.flatnonzero(~absent)}
+    same = pc.fill_null(pc.equal(column, pa.scalar(entry.value).cast(column.type)), gaps).to_numpy()
+    return {
+        int(row): f"is {'missing' if absent[row] else column[int(row)]}, which was always {entry.value} in training: "
+        "no density is known for another value"
+        for row in np.flatnonzero(~same)
+    }
 
 
-def _comes_later(column: pa.ChunkedArray, missing: bool = False) -> str:
-    """Why this version does not model a column, "" if it does; missing cells are a reason unless they are allowed."""
-    import pyarrow.types as kinds
+def _entry_to_json(entry: Entry) -> dict[str, Any]:
+    if isinstance(entry, Column):
+        return {"is": "modelled", **entry.to_json()}
+    return {"is": "constant" if isinstance(entry, Constant) else "left out", **asdict(entry)}
 
-    if not (kinds.is_integer(column.type) or kinds.is_floating(column.type)):
-        return f"holds {column.type}"
-    if column.null_count and not missing:
-        first = int(np.flatnonzero(column.is_null().to_numpy())[0])
-        return f"has {column.null_count} missing cells, the first in data row {first + 1}"
-    return ""
+
+def _entry_from_json(fields: dict[str, Any]) -> Entry:
+    fields = dict(fields)
+    match fields.pop("is"):
+        case "modelled":
+            return Column.from_json(fields)
+        case "constant":
+            return Constant(**fields)
+        case _:
+            return LeftOut(**fields)

@@ -29,26 +29,30 @@ class Draw:
         rows: positions among the training rows, (B,); in pairs, the copies stand last.
         u: where in the law of t each stands, (B,) float64.
         noise: their normals.
+        offsets: normals that say where in its cell each number of x0 stands; rows of a pair have the same.
     """
 
     rows: np.ndarray
     u: Tensor
     noise: Noise
+    offsets: Noise
 
 
 @dataclass(frozen=True)
 class PairedNoise(Noise):
-    """Noise whose last `pairs` rows have −ε of the first, and what comes after ε of their own.
+    """Noise whose last `pairs` rows have −ε of the first, or ε again, and what comes after ε of their own.
 
     Args:
         pairs: how many.
+        sign: −1 or 1.
     """
 
     pairs: int
+    sign: int = -1
 
     def like(self, x: Tensor, draw: int = 0) -> Tensor:
         z = super().like(x, draw)
-        return torch.cat([z[: len(z) - self.pairs], -z[: self.pairs]]) if draw == 0 else z
+        return torch.cat([z[: len(z) - self.pairs], self.sign * z[: self.pairs]]) if draw == 0 else z
 
 
 class Draws:
@@ -67,13 +71,16 @@ class Draws:
         self.pairs = batch // 4 if antithetic else 0
         self._order = Order(count, batch - self.pairs, seed)
         self._noise, self._times = Stream(seed, "training noise"), Stream(seed, "training times")
+        self._offsets = Stream(seed, "training offsets")
 
     def at(self, step: int) -> Draw:
         """Of a step, the first being 0."""
-        rows, noise = self._order.at(step), Noise(self._noise, range(self.batch), step)
+        rows = self._order.at(step)
+        noise, offsets = (Noise(stream, range(self.batch), step) for stream in (self._noise, self._offsets))
         u = stratified(self._times.uniform(len(rows), step=step, device=self.device), self.pairs)
         if not self.pairs:
-            return Draw(rows, u, noise)
+            return Draw(rows, u, noise, offsets)
         rows = np.concatenate([rows, rows[: self.pairs]])
         noise = PairedNoise(noise.stream, noise.rows, step, self.pairs)
-        return Draw(rows, torch.cat([u, u[: self.pairs]]), noise)
+        offsets = PairedNoise(offsets.stream, offsets.rows, step, self.pairs, sign=1)
+        return Draw(rows, torch.cat([u, u[: self.pairs]]), noise, offsets)

@@ -56,7 +56,8 @@ class HeldOut:
 
     def __init__(self, rows: Rows, objective: ScoreMatching, seed: int) -> None:
         self.rows, self.objective = rows, objective
-        x0, _ = rows.take(rows.numbers[:1])
+        self._offsets = Stream(seed, "held-out offsets")
+        x0, _ = rows.take(rows.numbers[:1], Noise(self._offsets, range(1), 0))
         least = min(_MOST_DRAWS, max(_LEAST_DRAWS, _NUMBERS // x0.numel()))
         self.repeats = -(-least // len(rows))
         self._noise, self._times = Stream(seed, "held-out noise"), Stream(seed, "held-out times")
@@ -73,7 +74,8 @@ class HeldOut:
         losses = []
         for start in range(0, count, _CHUNK):
             part = slice(start, min(start + _CHUNK, count))
-            x0, condition = self.rows.take(numbers[part])
+            offsets = Noise(self._offsets, range(part.start, part.stop), 0)
+            x0, condition = self.rows.take(numbers[part], offsets)
             bound = model if condition is None else model.given(condition)
             noise = Noise(self._noise, range(part.start, part.stop), 0)
             losses.append(self.objective(bound, x0, noise, u[part].to(x0.device)).double().cpu())

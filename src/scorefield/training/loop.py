@@ -156,7 +156,7 @@ class Trainer:
     def _update(self) -> tuple[Tensor, Tensor, float]:
         rate = self._rate()
         drawn = self._draws.at(self.number)
-        x0, condition = self.rows.take(self.rows.numbers[drawn.rows])
+        x0, condition = self.rows.take(self.rows.numbers[drawn.rows], drawn.offsets)
         model = self.model if condition is None else self.model.given(condition)
         self._optimiser.zero_grad()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):

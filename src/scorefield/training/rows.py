@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from scorefield.randomness import Stream
+from scorefield.randomness import Noise, Stream
 
-Take = Callable[[np.ndarray], tuple[Tensor, Tensor | None]]
+Take = Callable[[np.ndarray, Noise], tuple[Tensor, Tensor | None]]
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Rows:
 
     Args:
         numbers: which rows of the data these are, (n,).
-        take: from row numbers (B,) to x0 (B, *shape) and conditions (B, k) or None.
+        take: from row numbers (B,), and normals that say where in its cell a number stands if it has one, to x0
+            (B, *shape) and conditions (B, k) or None.
     """
 
     numbers: np.ndarray
