@@ -128,7 +128,6 @@ def fit(
         report.say(f"going on from step {after}")
     _train(trainer, complete, folder, report)
     best = trainer.best().to(place)
-    best.moments = measure_moments(features.measured_rows(taken, seed), seed)
     facts = _facts(taken, request["data"], trainer, seed)
     bundle = Bundle(best, features, complete, noise_range, facts)  # type: ignore[arg-type]
     # A step of training counts as three evaluations of its rows: one forward and, about twice as dear, one backward.
@@ -229,6 +228,7 @@ def _trainer(recipe: Recipe, data: Data, features: Features, seed: int, device: 
     # A discretised decoder is of the values themselves, a density of values spread over their bins.
     take = features.take(data, device, spread=recipe.objective.decoder != "discretised")
     model = build_model(recipe, shape, features.condition_features, seed).to(device)
+    model.moments = measure_moments(features.measured_rows(data, seed), seed)
     objective = build_objective(recipe)
     return Trainer(model, objective, Rows(training, take), Rows(held_out, take), recipe.training, seed)
 

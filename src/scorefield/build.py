@@ -80,7 +80,12 @@ def build_model(recipe: Recipe, shape: tuple[int, ...], condition_features: int,
     if recipe.network.energy:
         return EnergyDenoiser(*parts, sigma_data, condition_features, noise_conditional=told)
     return NetworkDenoiser(
-        *parts, sigma_data, condition_features, noise_conditional=told, learned_variance=learns_variance
+        *parts,
+        sigma_data,
+        condition_features,
+        noise_conditional=told,
+        learned_variance=learns_variance,
+        whitened=recipe.network.whitened is True,
     )
 
 

@@ -22,6 +22,7 @@ from scorefield.errors import OptionError
 from scorefield.moments import Moments
 from scorefield.noise import Clean, NoiseLevel, Schedule, Time, times
 from scorefield.parametrization import X0, Estimate, Parametrization, when_asked
+from scorefield.whitening import along_axes
 
 _LARGEST_LOG_SNR = 40.0  # of c_noise: at α = 0, where a flow begins, there is no data left and log snr = −∞
 
@@ -158,6 +159,7 @@ class NetworkDenoiser(Denoiser):
         *,
         noise_conditional: bool = True,
         learned_variance: bool = False,
+        whitened: bool = False,
     ) -> None:
         super().__init__()
         self.network = network
@@ -167,6 +169,7 @@ class NetworkDenoiser(Denoiser):
         self.condition_features = condition_features
         self.noise_conditional = noise_conditional
         self.learned_variance = learned_variance
+        self.whitened = whitened
         self.condition = None
 
     def output(self, x_t: Tensor, level: NoiseLevel) -> Tensor:
@@ -204,6 +207,15 @@ class NetworkDenoiser(Denoiser):
 
     def _outputs(self, x_t: Tensor, level: NoiseLevel) -> tuple[Tensor, Tensor | None]:
         """The output y, and the share of the variance or None."""
+        if self.whitened:
+            _, c_noise = self.inputs(x_t, level)
+            if self.moments is None:
+                raise OptionError("a whitened model needs the moments of the data: set `moments` first")
+
+            def f(u: Tensor) -> Tensor:
+                return cast(Tensor, self.network(u, c_noise, self.condition))
+
+            return along_axes(f, self.moments, self.parametrization, x_t, level), None
         output: Tensor = self.network(*self.inputs(x_t, level), self.condition).to(x_t.dtype)
         if not self.learned_variance:
             return output, None

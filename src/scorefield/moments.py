@@ -18,7 +18,7 @@ from torch import Tensor
 
 from scorefield.randomness import Stream
 
-_ALL_AXES = 512  # up to this many numbers in a row the covariance is kept whole
+ALL_AXES = 512  # up to this many numbers in a row the covariance is kept whole
 _AXES = 128
 _ROWS = 1 << 14  # from which few axes of many dimensions are measured
 _ROUNDS = 8  # of subspace iteration
@@ -115,7 +115,7 @@ def measure_moments(x: Tensor, seed: int = 0) -> Moments:
     """
     flat = x.reshape(len(x), math.prod(x.shape[1:]))
     mean = torch.stack([part.double().sum(0) for part in flat.split(4096)]).sum(0) / len(flat)
-    if flat.shape[1] <= _ALL_AXES:
+    if flat.shape[1] <= ALL_AXES:
         parts = [part.double() - mean for part in flat.split(4096)]
         covariance = torch.stack([part.T @ part for part in parts]).sum(0) / len(flat)
         return Moments.of(mean.reshape(x.shape[1:]), covariance)

@@ -83,6 +83,9 @@ class NetworkSettings(Settings):
         True, description="whether it is told the noise level; auto: only where rows are too short to show it"
     )
     energy: bool = Field(False, description="whether the score is the gradient of an energy")
+    whitened: bool | None = Field(
+        None, description="whether input and output are scaled along the principal axes of the data, each by its own"
+    )
 
 
 class SamplerSettings(Settings):

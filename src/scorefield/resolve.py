@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from scorefield.errors import OptionError
+from scorefield.moments import ALL_AXES
 from scorefield.noise import VP, Cosine, Schedule, SubVP
 from scorefield.noise_range import NoiseRange
 from scorefield.recipes import (
@@ -224,7 +225,10 @@ def _network(
     if kind == "mlp":
         width, depth = given.width or _vector_size(facts.rows).width, given.depth or usual_depth
         network = given.model_copy(update={"kind": kind, "width": width, "depth": depth})
-        said.append(f"network: mlp, {depth} hidden layers of {width}" + _remarks(given))
+        if given.whitened is None:
+            plain = given.energy or given.noise_conditional is not True or objective.criterion != "denoising"
+            network = network.model_copy(update={"whitened": not plain and facts.numbers <= ALL_AXES})
+        said.append(f"network: mlp, {depth} hidden layers of {width}" + _remarks(network))
     elif kind == "unet":
         if len(facts.shape) != 3:
             raise OptionError(f"network.kind=unet needs rows of shape (C, H, W), these have {facts.shape}: use mlp")

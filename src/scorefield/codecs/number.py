@@ -49,9 +49,9 @@ class Number:
         distinct, counts = np.unique(values, return_counts=True)
         spiked = (counts >= _SPIKE * len(values)) & (counts >= _FEWEST_ROWS)
         if not spiked.any() or len(distinct) - spiked.sum() < _FEWEST_BESIDE:
-            return Number(NumericColumn.fit(name, values))
+            return Number(NumericColumn.fit(name, values, normal=True))
         rest = values[~np.isin(values, distinct[spiked])]
-        return Number(NumericColumn.fit(name, rest), tuple(float(value) for value in distinct[spiked]))
+        return Number(NumericColumn.fit(name, rest, normal=True), tuple(float(value) for value in distinct[spiked]))
 
     @property
     def name(self) -> str:

@@ -14,13 +14,14 @@ from torch import Tensor
 from scorefield.codecs.base import Numbers
 from scorefield.codecs.cells import Cells
 from scorefield.codecs.grids import WHOLE, Grid, grid_of
-from scorefield.codecs.scalers import Scaler, fit_scaler, scaler_from_json
+from scorefield.codecs.scalers import Quantile, Scaler, fit_scaler, scaler_from_json
 from scorefield.errors import DataError
 from scorefield.randomness import Stream
 
 _EXACT_INTEGERS = 2**53
 _LEAST_SPAN = 1e-150
 _MEASURED = 1 << 22  # values from which a scaler is fitted
+_FEWEST_KNOTS, _MOST_KNOTS, _ROWS_A_KNOT = 16, 512, 10  # of a scale to normals
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,14 @@ class NumericColumn:
     integer: bool
 
     @staticmethod
-    def fit(name: str, values: np.ndarray) -> NumericColumn:
-        """Measure a column of finite numbers, (n,)."""
+    def fit(name: str, values: np.ndarray, *, normal: bool = False) -> NumericColumn:
+        """Measure a column of finite numbers, (n,).
+
+        Args:
+            name: for messages.
+            values: all of them.
+            normal: whether its values, spread over their bins, are brought to about N(0, 1), whatever their shape.
+        """
         integer = values.dtype.kind in "iub"
         low, high = values.min().item(), values.max().item()
         if integer and max(abs(low), abs(high)) > _EXACT_INTEGERS:
@@ -54,8 +61,12 @@ class NumericColumn:
             )
         if 0 < float(high) - float(low) < _LEAST_SPAN:
             raise DataError(f"column {name!r} spans only {high - low:g}, whose square is no float64: rescale it")
-        scaler = None if low == high else fit_scaler(torch.from_numpy(_looked_at(values).astype(np.float64)))
-        return NumericColumn(name, scaler, WHOLE if integer else grid_of(values), float(low), float(high), integer)
+        grid = WHOLE if integer else grid_of(values)
+        looked_at = _looked_at(values)
+        scaler: Scaler | None = None
+        if low != high:
+            scaler = _normal(looked_at, grid) if normal else fit_scaler(torch.from_numpy(looked_at.astype(np.float64)))
+        return NumericColumn(name, scaler, grid, float(low), float(high), integer)
 
     @property
     def resolution(self) -> float | None:
@@ -166,6 +177,20 @@ def steps_of(columns: Sequence[NumericColumn]) -> tuple[float, ...] | None:
 def finest(columns: Sequence[NumericColumn]) -> float | None:
     """The finest grid of several columns; None as soon as one modelled column is continuous."""
     return min(steps_of(columns) or (), default=None)
+
+
+def _normal(values: np.ndarray, grid: Grid | None) -> Scaler:
+    """Ranks to normals, with fewer knots for fewer rows, as a knot for every value would be a density of its own."""
+    knots = max(_FEWEST_KNOTS, min(_MOST_KNOTS, len(values) // _ROWS_A_KNOT))
+    if grid is None:
+        return Quantile.fit(torch.from_numpy(values.astype(np.float64)), knots)
+    distinct, counts = np.unique(values, return_counts=True)
+    places = torch.from_numpy(distinct.astype(np.float64))
+    middles, widths = grid.middles(places), grid.widths(places)
+    low, high = middles - widths / 2, middles + widths / 2
+    # Printed with few digits, a bin of a large value may reach over its neighbour's.
+    low[1:] = torch.maximum(low[1:], (middles[1:] + middles[:-1]) / 2).minimum(middles[1:])
+    return Quantile.of_bins(low, torch.cat([low[1:], high[-1:]]), torch.from_numpy(counts), knots)
 
 
 def _looked_at(values: np.ndarray) -> np.ndarray:

@@ -100,6 +100,34 @@ class Quantile:
             distinct, middle = distinct[chosen], middle[chosen]
         return Quantile(tuple(distinct.tolist()), tuple(torch.special.ndtri(middle).tolist()))
 
+    @staticmethod
+    def of_bins(low: Tensor, high: Tensor, counts: Tensor, knots: int = 512) -> Quantile:
+        """Knots at the edges of bins, so that values spread over their bins are about N(0, 1) all together.
+
+        With F the share of rows below an edge, an edge goes to Φ⁻¹(F). The outermost go where the mean of an even spread
+        over the first bin is that of the normals below its upper edge, and likewise at the other end.
+
+        Args:
+            low, high: the edges of each bin, (m,), growing, float64.
+            counts: rows in each, (m,).
+            knots: how many edges are kept at most, evenly in ranks and in normal quantiles.
+        """
+        below = counts.double().cumsum(0) - counts
+        total = float(counts.sum())
+        edges, shares = torch.cat([low, high[-1:]]), torch.cat([below / total, torch.ones(1, dtype=torch.float64)])
+        if len(edges) > knots:
+            inner = torch.linspace(0, 1, knots // 2, dtype=torch.float64)
+            tail = 0.5 / total
+            normals = torch.special.ndtri(torch.tensor([tail, 1 - tail], dtype=torch.float64))
+            spread = torch.special.ndtr(torch.linspace(*normals.tolist(), knots // 2, dtype=torch.float64))
+            chosen = torch.searchsorted(shares, torch.cat([inner, spread])).clamp(max=len(edges) - 1).unique()
+            chosen = torch.cat([chosen, chosen.new_tensor([0, len(edges) - 1])]).unique()
+            edges, shares = edges[chosen], shares[chosen]
+        places = torch.special.ndtri(shares)
+        places[0] = _outermost(float(places[1]), float(shares[1]))
+        places[-1] = -_outermost(-float(places[-2]), 1 - float(shares[-2]))
+        return Quantile(tuple(edges.tolist()), tuple(places.tolist()))
+
     def forward(self, values: Tensor) -> Tensor:
         return _interpolate(values, self.values, self.normals)
 
@@ -115,6 +143,12 @@ class Quantile:
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": self.kind, "values": list(self.values), "normals": list(self.normals)}
+
+
+def _outermost(edge: float, share: float) -> float:
+    """The lower end of an even spread up to an edge whose mean is that of the normals below it, a share of all."""
+    density = math.exp(-(edge**2) / 2) / math.sqrt(2 * math.pi)
+    return -2 * density / share - edge
 
 
 def fit_scaler(column: Tensor) -> Scaler:

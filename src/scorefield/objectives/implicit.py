@@ -161,6 +161,8 @@ def has_closed_trace(model: ScoreModel) -> bool:
     """Whether the trace of this model's score costs no derivative."""
     if not isinstance(model, NetworkDenoiser) or isinstance(model, EnergyDenoiser) or model.learned_variance:
         return False
+    if model.whitened:
+        return False  # the trace known is that of the network alone
     return bool(getattr(model.network, "has_closed_trace", False))
 
 
