@@ -1,77 +1,36 @@
-"""A trained model as a folder: weights, what the data was, how it was made; `load` needs no flags.
-
-model.safetensors   averaged weights; mean and covariance of the data, conditions seen, log p of held-out rows
-bundle.json         recipe, codec, noise range, versions, fingerprint of the data, losses
-solvers.json        samplers fitted to the model, where there are any
-README.md           the model card
-MANIFEST.json       sizes and SHA-256 of these
-"""
+"""A trained model and all that it does: draw rows, score them, fill in what is missing; `load` needs no flags."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
-import pydantic
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from scorefield.build import build_model, build_sampler
-from scorefield.card import model_card
+from scorefield.build import build_sampler
 from scorefield.chunks import in_chunks
-from scorefield.data.kinds import Data
+from scorefield.codecs.between import Among, Between
+from scorefield.codecs.table import TableCodec
+from scorefield.data.kinds import Data, Table
 from scorefield.data.read import read
 from scorefield.drawing import OnProgress, chunk_rows, draw
-from scorefield.errors import BundleError, OptionError, SamplingError, WriteError
-from scorefield.features import Features
-from scorefield.model import Bounded, Denoiser, NetworkDenoiser
-from scorefield.moments import Moments
-from scorefield.noise_range import NoiseRange
-from scorefield.recipes import Recipe, plain
-from scorefield.samplers.choice import Solvers, fit_solvers
+from scorefield.errors import OptionError, SamplingError
+from scorefield.filling import Filling, draw_given, impute
+from scorefield.given import Given, given_row
+from scorefield.model import Bounded, Denoiser
+from scorefield.parts import Parts
+from scorefield.samplers.choice import fit_solvers
 from scorefield.samplers.flow import Flowed, decode, encode, slerp
 from scorefield.samplers.loop import OnStep
 from scorefield.samplers.presets import AnySampler, Sampler, Varied
 from scorefield.scoring import Scores, Scoring, refuse_degenerate, score, time_of_noise
-from scorefield.storage import MANIFEST, read_files, write_files
-from scorefield.weights import check_header, load_weights
-
-FORMAT = 1
-_SOLVERS = "solvers.json"
-_MOMENTS, _REFERENCE = "moments.", "reference.log_prob"  # what names of tensors begin with, or are
-
-_UNREADABLE = (
-    *(KeyError, TypeError, ValueError, AttributeError, RecursionError),
-    *(safetensors.SafetensorError, pydantic.ValidationError, SamplingError),
-)
 
 
 @dataclass(frozen=True)
-class Bundle:
-    """A trained model with all that belongs to it.
-
-    Args:
-        denoiser: the model, averaged weights, in evaluation mode.
-        features: how data becomes rows of R^d and back.
-        recipe: complete.
-        noise_range: what was measured of the data.
-        facts: plain values on the data, training and versions, as they are in bundle.json.
-        solvers: samplers fitted to the model, or None.
-        reference: log p of rows that were held out, (n,), to rank others by; or None.
-    """
-
-    denoiser: NetworkDenoiser
-    features: Features
-    recipe: Recipe
-    noise_range: NoiseRange
-    facts: dict[str, Any]
-    solvers: Solvers | None = None
-    reference: Tensor | None = None
+class Bundle(Parts):
+    """A trained model with all that belongs to it."""
 
     def sample(
         self,
@@ -82,6 +41,7 @@ class Bundle:
         sampler: str | None = None,
         steps: int | None = None,
         tolerance: float | None = None,
+        how: Filling | None = None,
         on_progress: OnProgress | None = None,
         on_step: OnStep | None = None,
     ) -> Data:
@@ -90,8 +50,11 @@ class Bundle:
         Args:
             rows: how many; row i is the same however many are drawn.
             seed: of all randomness.
-            given: values of conditions by name; the others are drawn as they occurred with these in training.
-            sampler, steps, tolerance: as in `sampler_for`.
+            given: values by name. Of conditions: the others are drawn as they occurred with these in training. Of
+                columns of a table that are no conditions: a value, a range or a choice (`codecs.between`); rows are
+                then drawn by a particle filter.
+            sampler, steps, tolerance: as in `sampler_for`, where no column is given but conditions.
+            how: the particles and levels of the filter.
             on_progress: called with a `Progress` after each step of the sampler, at last when all rows are drawn; what
                 it raises stops the drawing.
             on_step: called as on_step(step, t, x, x0) at each level for each chunk of rows, in units of the model.
@@ -105,10 +68,18 @@ class Bundle:
         """
         if rows < 1:
             raise OptionError(f"rows must be at least 1, got {rows}")
+        given, wished = self._split(given or {})
+        conditions = self._conditions(range(rows), given, seed)
+        if wished is not None:
+            if (sampler, steps, tolerance, on_step) != (None, None, None, None):
+                raise OptionError("rows with columns given are drawn by a particle filter, not by a sampler of a name")
+            filling = replace(how or Filling(), seed=seed)
+            model_of = self._models(conditions)
+            drawn = draw_given(model_of, self.denoiser, wished, rows, filling, on_progress)
+            return self.features.decode(drawn, conditions)
         chosen = self.sampler_for(sampler, steps, tolerance)
-        conditions = self._conditions(range(rows), given or {}, seed)
         drawn = draw(
-            lambda part: self._model(None if conditions is None else conditions[part.start : part.stop]),
+            self._models(conditions),
             chosen,
             rows,
             self.features.codec.shape,
@@ -119,6 +90,34 @@ class Bundle:
             on_step=on_step,
         )
         return self.features.decode(drawn, conditions)
+
+    def impute(
+        self,
+        data: Any,
+        draws: int = 1,
+        *,
+        seed: int = 0,
+        how: Filling | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Table:
+        """Fill the missing cells of a table, each row's drawn from p(missing | seen) of that row, whatever is missing.
+
+        Args:
+            data: a table like that of training, or a path to one, with missing cells as nulls.
+            draws: K, how many rows are made of each; they stand one after the other.
+            seed: of all randomness; a row is filled alike whatever the other rows are.
+            how: the particles and levels of the filter (`filling`).
+            on_progress: called as rows are done.
+
+        Returns:
+            K rows for each of the data, seen cells untouched, with a column `draw` where K > 1.
+
+        Raises:
+            DataError: for a table of other columns, and values that were never seen in training.
+            OptionError: for fewer than one draw, and a model that is not of tables.
+        """
+        filling = replace(how or Filling(), seed=seed)
+        return impute(self._model, self.denoiser, self.features, read(data), draws, filling, on_progress)
 
     def sampler_for(
         self, name: str | None = None, steps: int | None = None, tolerance: float | None = None
@@ -184,7 +183,7 @@ class Bundle:
             raise OptionError(f"rows are varied by a sampler with a grid to begin in, {chosen.name} has none")
         x0, conditions = self.features.encode(read(data))
         drawn = draw(
-            lambda part: self._model(None if conditions is None else conditions[part.start : part.stop]),
+            self._models(conditions),
             Varied(chosen, x0, t),
             len(x0),
             self.features.codec.shape,
@@ -283,13 +282,35 @@ class Bundle:
         bounded = Bounded(self.denoiser, *self.features.codec.bounds)
         return bounded if conditions is None else bounded.given(conditions.to(self.device))
 
+    def _models(self, conditions: Tensor | None) -> Callable[[range], Denoiser]:
+        """The model for some rows of those whose conditions (n, k) these are."""
+        return lambda part: self._model(None if conditions is None else conditions[part.start : part.stop])
+
+    def _split(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], Given | None]:
+        """What is given of conditions, and of other columns, None where that is nothing.
+
+        Raises:
+            OptionError: for a range of a condition, and columns that are not there.
+        """
+        codec, names = self.features.codec, self.features.condition_names
+        own = {name: wish for name, wish in given.items() if name in names}
+        for name, wish in own.items():
+            if isinstance(wish, Between | Among):
+                raise OptionError(
+                    f"--given {name}: the model was fitted for one value of it at a time, not for a range"
+                )
+        others = {name: wish for name, wish in given.items() if name not in names}
+        if not others or not isinstance(codec, TableCodec):
+            return {**own, **others}, None
+        return own, given_row(codec, others)
+
     def blank(self, *, seed: int = 0, given: Mapping[str, Any] | None = None) -> Data:
         """One row in the form that `sample` gives, without asking the network: to see early what can be done with it.
 
         Raises:
             OptionError: for an unknown condition or category.
         """
-        condition = self._conditions(range(1), given or {}, seed)
+        condition = self._conditions(range(1), self._split(given or {})[0], seed)
         return self.features.decode(torch.zeros(1, *self.features.codec.shape), condition)
 
     def _conditions(self, rows: range, given: Mapping[str, Any], seed: int) -> Tensor | None:
@@ -305,85 +326,3 @@ class Bundle:
         """The same bundle with its model on another device."""
         self.denoiser.to(device)
         return self
-
-    def save(self, path: str | Path) -> None:
-        """Write the bundle into a folder, which is made if it is not there.
-
-        Raises:
-            OptionError: when the folder holds other things than a model or a run; nothing is written then.
-            WriteError: when the disk refuses.
-        """
-        folder = Path(path)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            # What ends in .partial is left of a save that was cut off.
-            foreign = sorted(entry.name for entry in folder.iterdir() if not entry.name.endswith(".partial"))
-        except OSError as error:
-            raise WriteError(f"{folder}: cannot be made: {error.strerror or error}") from error
-        if foreign and not {MANIFEST, "fit.json"} & set(foreign):
-            raise OptionError(
-                f"{folder}: it holds {foreign[0]!r} and is neither a model nor a run of scorefield; "
-                "choose an empty or a new folder"
-            )
-        tensors = {name: value.contiguous().cpu() for name, value in self.denoiser.state_dict().items()}
-        if self.denoiser.moments is not None:
-            tensors |= self.denoiser.moments.to_tensors(_MOMENTS)
-        if self.reference is not None:
-            tensors[_REFERENCE] = self.reference.contiguous().cpu()
-        if self.features.conditions is not None:
-            tensors["conditions.seen"] = self.features.conditions.seen.contiguous()
-        fields = {
-            "format": FORMAT,
-            "recipe": plain(self.recipe),
-            "features": self.features.to_json(),
-            "noise_range": asdict(self.noise_range),
-            **self.facts,
-        }
-        card = model_card(self.facts, self.recipe, self.noise_range, self.features.condition_names)
-        files = {
-            "model.safetensors": safetensors.torch.save(tensors),
-            "bundle.json": (json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode(),
-            "README.md": card.encode(),
-        }
-        if self.solvers is not None:
-            files[_SOLVERS] = (json.dumps(self.solvers.to_json()) + "\n").encode()
-        write_files(folder, files)
-
-    @staticmethod
-    def load(path: str | Path, device: torch.device | str = "cpu") -> Bundle:
-        """Read a bundle, checked against its manifest.
-
-        Raises:
-            BundleError: when something is missing, damaged, or does not fit together.
-        """
-        folder = Path(path)
-        if not folder.is_dir():
-            raise BundleError(f"{folder}: no such folder; a model is a folder made by `scorefield fit`")
-        if not (folder / MANIFEST).exists():
-            unfinished = (folder / "fit.json").exists()
-            raise BundleError(
-                f"{folder}: training has not finished here, the same `scorefield fit` goes on with it"
-                if unfinished
-                else f"{folder} is not a scorefield model: it has no {MANIFEST}"
-            )
-        files = read_files(folder)
-        try:
-            fields = json.loads(files["bundle.json"])
-            check_header(files["model.safetensors"], folder / "model.safetensors")
-            tensors = safetensors.torch.load(files["model.safetensors"])
-            if fields["format"] != FORMAT:
-                raise BundleError(f"{folder}: format {fields['format']}, this version reads {FORMAT}")
-            recipe = Recipe.model_validate(fields["recipe"])
-            features = Features.from_json(fields["features"], tensors.pop("conditions.seen", None))
-            noise_range = NoiseRange(**fields["noise_range"])
-            solvers = Solvers.from_json(json.loads(files[_SOLVERS])) if _SOLVERS in files else None
-            moments = Moments.from_tensors(tensors, _MOMENTS, features.codec.shape)
-            reference = tensors.pop(_REFERENCE, None)
-        except _UNREADABLE as error:
-            raise BundleError(f"{folder}: one of {', '.join(files)} is not as expected: {error!r}") from error
-        denoiser = build_model(recipe, features.codec.shape, features.condition_features, seed=0)
-        load_weights(denoiser, tensors, folder)
-        facts = {name: fields[name] for name in fields if name not in ("format", "recipe", "features", "noise_range")}
-        model = denoiser.to(device).eval().requires_grad_(False)
-        model.moments = moments
-        return Bundle(model, features, recipe, noise_range, facts, solvers, reference)

@@ -159,6 +159,19 @@ class Features:
         rest, values = _take_out(data, self.condition_names)
         return *self.codec.spread(rest, u), None if self.conditions is None else self.conditions.encode(values)
 
+    def to_fill(self, data: Table) -> tuple[Table, Tensor | None]:
+        """A table with holes without its conditions, and these, (n, k) or None.
+
+        Raises:
+            DataError: for a table of other columns, conditions that are missing, and values that were never seen.
+        """
+        if not len(data):
+            raise DataError(f"{data.source}: no rows, at least 1 is needed")
+        rest, values = _take_out(data, self.condition_names)
+        assert isinstance(rest, Table)
+        check_finite(rest)
+        return rest, None if self.conditions is None else self.conditions.encode(values)
+
     def measured_rows(self, data: Data, seed: int = 0) -> Tensor:
         """Encoded rows to measure the noise range from: all, or random ones of a large set, (m, *shape).
 

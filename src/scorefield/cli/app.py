@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from scorefield.cli.demo import demo
 from scorefield.cli.fit import fit
+from scorefield.cli.impute import impute
 from scorefield.cli.inspect import inspect
 from scorefield.cli.logprob import logprob
 from scorefield.cli.sample import sample
@@ -57,7 +58,7 @@ def program(
     """Learn the distribution of your data through its score; draw from it, condition on it."""
 
 
-for command in (demo, fit, sample, logprob, inspect, show):
+for command in (demo, fit, sample, logprob, impute, inspect, show):
     app.command()(command)
 
 

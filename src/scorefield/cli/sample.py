@@ -20,7 +20,10 @@ def sample(
     tolerance: Annotated[
         float | None, typer.Option(help="error in units of the data's deviation: of rows, or of a step of adaptive")
     ] = None,
-    given: Annotated[list[str] | None, typer.Option(metavar="COL=VALUE", help="value of a condition")] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COL=VALUE", help="rows of this value; of any column also COL=A|B, COL!=A, COL>1, COL<=2"),
+    ] = None,
     start: Annotated[str | None, typer.Option(metavar="DATA", help="vary these rows, with --noise")] = None,
     noise: Annotated[float | None, typer.Option(help="with --start: σ/α, in units of the encoded data")] = None,
     trajectory: Annotated[Path | None, typer.Option(metavar="FILE", help="also write every level, .npz")] = None,
@@ -28,10 +31,10 @@ def sample(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
 ) -> None:
     """Draw rows from the model in RUN, in the form of the data it was trained on."""
-    from scorefield.cli.options import pairs
+    from scorefield.codecs.between import wishes
     from scorefield.errors import OptionError
 
-    values = pairs(given or [], "--given")
+    values = wishes(given or [])
     if (start is None) != (noise is None):
         raise OptionError("--start and --noise go together: rows to vary, and by how much")
     if start is not None and (rows is not None or values or trajectory is not None or tolerance is not None):

@@ -6,6 +6,7 @@ vertex, beside another one for all the rest.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scorefield.codecs.between import Between
 from scorefield.codecs.cells import Cells
 from scorefield.codecs.numeric import NumericColumn, spans
 from scorefield.codecs.vertices import BLUR, REACH, Vertices
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 _SPIKE = 0.2  # share of all rows
 _FEWEST_BESIDE = 10  # different values beside spikes
+_ON_GRID = 1e-6  # of a step, that a value on the grid may be off by rounding
 _FEWEST_ROWS = 50  # in a spike
 
 
@@ -110,6 +113,34 @@ class Number:
         # Beside a spike the value tells nothing.
         free = Cells.about(torch.zeros_like(own.centre), 1.0)
         return Cells.beside([Cells.about(self.vertices.points[codes], BLUR), own.where(codes == 0, free)])
+
+    def between(self, wish: Between) -> tuple[float, float]:
+        """The encoded range of the values that lie between two ends and are no spikes; an empty one is turned round.
+
+        Args:
+            wish: its ends are numbers or None.
+        """
+        column = self.value
+        assert column.scaler is not None
+        low, high = column.low, column.high
+        if column.grid is not None:
+            step, offset = column.grid.step, column.grid.offset
+            # From the middle of the bin below the first value that is meant to that of the bin above the last.
+            first, last = (round((end - offset) / step) for end in (low, high))
+            if wish.low is not None:
+                place = (wish.low - offset) / step
+                first = max(first, math.floor(place + _ON_GRID) + 1 if wish.above else math.ceil(place - _ON_GRID))
+            if wish.high is not None:
+                place = (wish.high - offset) / step
+                last = min(last, math.ceil(place - _ON_GRID) - 1 if wish.below else math.floor(place + _ON_GRID))
+            low, high = offset + (first - 0.5) * step, offset + (last + 0.5) * step
+        else:
+            low, high = (
+                max(low, -math.inf if wish.low is None else wish.low),
+                min(high, math.inf if wish.high is None else wish.high),
+            )
+        ends = column.scaler.forward(torch.tensor([low, high], dtype=torch.float64))
+        return float(ends[0]), float(ends[1])
 
     def decode(self, x: Tensor, kind: pa.DataType) -> pa.Array:
         """n values from (n, d), within the range that was seen."""

@@ -104,8 +104,8 @@ class Quantile:
     def of_bins(low: Tensor, high: Tensor, counts: Tensor, knots: int = 512) -> Quantile:
         """Knots at the edges of bins, so that values spread over their bins are about N(0, 1) all together.
 
-        With F the share of rows below an edge, an edge goes to Φ⁻¹(F). The outermost go where the mean of an even spread
-        over the first bin is that of the normals below its upper edge, and likewise at the other end.
+        With F the share of rows below an edge, an edge goes to Φ⁻¹(F). The outermost go where the mean of an even
+        spread over the first bin is that of the normals below its upper edge, and likewise at the other end.
 
         Args:
             low, high: the edges of each bin, (m,), growing, float64.
@@ -117,9 +117,8 @@ class Quantile:
         edges, shares = torch.cat([low, high[-1:]]), torch.cat([below / total, torch.ones(1, dtype=torch.float64)])
         if len(edges) > knots:
             inner = torch.linspace(0, 1, knots // 2, dtype=torch.float64)
-            tail = 0.5 / total
-            normals = torch.special.ndtri(torch.tensor([tail, 1 - tail], dtype=torch.float64))
-            spread = torch.special.ndtr(torch.linspace(*normals.tolist(), knots // 2, dtype=torch.float64))
+            end = -float(torch.special.ndtri(torch.tensor(0.5 / total, dtype=torch.float64)))
+            spread = torch.special.ndtr(torch.linspace(-end, end, knots // 2, dtype=torch.float64))
             chosen = torch.searchsorted(shares, torch.cat([inner, spread])).clamp(max=len(edges) - 1).unique()
             chosen = torch.cat([chosen, chosen.new_tensor([0, len(edges) - 1])]).unique()
             edges, shares = edges[chosen], shares[chosen]

@@ -131,16 +131,21 @@ class TableCodec:
         """The cells of rows with holes, each said to be there, and which numbers (n, D) are known.
 
         Raises:
-            DataError: for a table of another form, and values that were never seen.
+            DataError: for a table of another form.
         """
         table = self._checked(data)
-        wrong = self.unusable(table, gaps=True)
-        if wrong:
-            row, reason = next(iter(wrong.items()))
-            raise DataError(f"{data.source}: data row {row + 1}: {reason}")
         arrows = [(column, self._arrow(table, column)) for column in self.columns]
         cells = Cells.beside([column.present(column.cells(cells)) for column, cells in arrows])
         return cells, torch.cat([column.known(cells) for column, cells in arrows], dim=1)
+
+    def check_seen(self, data: Data) -> None:
+        """Refuse rows with values that were never seen; missing cells are no fault.
+
+        Raises:
+            DataError: with the first row.
+        """
+        for row, reason in self.unusable(data, gaps=True).items():
+            raise DataError(f"{data.source}: data row {row + 1}: {reason}")
 
     def decode(self, x: Tensor) -> Table:
         import pyarrow as pa
@@ -172,10 +177,13 @@ class TableCodec:
                 found.setdefault(row, f"column {entry.name!r} {reason}")
         return dict(sorted(found.items()))
 
+    def type_of(self, entry: Entry) -> pa.DataType:
+        """The Arrow type of a column."""
+        return arrow_type(self.types[self.entries.index(entry)])
+
     def _arrow(self, table: Table, column: Column) -> pa.ChunkedArray:
         """The cells of a column, of its type."""
-        type_name = self.types[self.entries.index(column)]
-        return _as(table, column.name, _kept(column, type_name))
+        return _as(table, column.name, _kept(column, self.types[self.entries.index(column)]))
 
     def _checked(self, data: Data) -> Table:
         """The table; refuses one of another form."""

@@ -1,0 +1,92 @@
+"""Ranges of values: what a cell may be where it is not known exactly."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from scorefield.errors import OptionError
+
+_FORM = re.compile(r"^\s*(?P<name>.+?)\s*(?P<sign><=|>=|!=|=|<|>)\s*(?P<value>.*?)\s*$", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Between:
+    """Numbers, or names in an order, from one to another.
+
+    Args:
+        low, high: the ends, None for none; names of an ordered column, or numbers.
+        above, below: whether the ends themselves are outside.
+    """
+
+    low: Any = None
+    high: Any = None
+    above: bool = False
+    below: bool = False
+
+    def and_(self, other: Between) -> Between:
+        """Both, where they are about different ends.
+
+        Raises:
+            OptionError: where both have the same end.
+        """
+        for end in ("low", "high"):
+            if getattr(self, end) is not None and getattr(other, end) is not None:
+                raise OptionError(f"--given: two ends of one kind, {getattr(self, end)} and {getattr(other, end)}")
+        low, above = (self.low, self.above) if self.low is not None else (other.low, other.above)
+        high, below = (self.high, self.below) if self.high is not None else (other.high, other.below)
+        return Between(low, high, above, below)
+
+    def holds(self, value: float, low: float | None = None, high: float | None = None) -> bool:
+        """Whether a number lies within the ends, or within others that stand for them."""
+        low = low if low is not None else -math.inf if self.low is None else float(self.low)
+        high = high if high is not None else math.inf if self.high is None else float(self.high)
+        return (value > low if self.above else value >= low) and (value < high if self.below else value <= high)
+
+
+@dataclass(frozen=True)
+class Among:
+    """Any of some values, or any other than these.
+
+    Args:
+        values: as text or as they are.
+        other: whether the others are meant.
+    """
+
+    values: tuple[Any, ...]
+    other: bool = False
+
+
+def wishes(texts: list[str]) -> dict[str, Any]:
+    """Values, ranges and choices by column, from texts such as age>60, sex=female, port=S|Q, deck!=A; age= is missing.
+
+    Raises:
+        OptionError: for a text of another form, and columns given twice.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        match = _FORM.match(text)
+        if match is None:
+            raise OptionError(f"--given {text}: expected COL=VALUE, COL=A|B, COL!=VALUE, COL>VALUE, COL<=VALUE …")
+        name, sign, value = match["name"], match["sign"], match["value"]
+        wish = _wish(sign, value)
+        if name in found:
+            if not isinstance(wish, Between) or not isinstance(found[name], Between):
+                raise OptionError(f"--given: {name!r} is given twice")
+            wish = found[name].and_(wish)
+        found[name] = wish
+    return found
+
+
+def _wish(sign: str, value: str) -> Any:
+    match sign:
+        case ">" | ">=":
+            return Between(low=value, above=sign == ">")
+        case "<" | "<=":
+            return Between(high=value, below=sign == "<")
+        case "!=":
+            return Among(tuple(value.split("|")), other=True)
+        case _:
+            return Among(tuple(value.split("|"))) if "|" in value else value

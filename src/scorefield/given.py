@@ -1,0 +1,176 @@
+"""From what a user says of columns, values, choices and ranges, to the numbers and constraints of an encoded row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from scorefield.codecs.between import Among, Between
+from scorefield.codecs.category import Category
+from scorefield.codecs.cells import Cells
+from scorefield.codecs.column import Column
+from scorefield.codecs.number import Number
+from scorefield.codecs.ordered import Ordered
+from scorefield.codecs.table import TableCodec
+from scorefield.codecs.taken import Constant, LeftOut
+from scorefield.data.schema import suggestion
+from scorefield.errors import OptionError
+from scorefield.guidance.constraints import Constraint, Interval, Vertices
+from scorefield.guidance.spiked import IntervalOrVertices
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What is known of a row.
+
+    Args:
+        cells: of one row; numbers that are not known are of no account.
+        known: (1, D) bool.
+        constraints: on the others.
+    """
+
+    cells: Cells
+    known: Tensor
+    constraints: tuple[Constraint, ...]
+
+
+def given_row(codec: TableCodec, given: Mapping[str, Any]) -> Given:
+    """What is known of a row of which some columns are given.
+
+    Args:
+        codec: of the table.
+        given: by column a value, None or "" for a missing one; `Between`; or `Among`.
+
+    Raises:
+        OptionError: for columns that are not modelled, values that were never seen, and ranges that hold none.
+    """
+    for name in given:
+        _check_modelled(codec, name)
+    cells, known, constraints = [], [], []
+    for column in codec.columns:
+        own, is_known = _cells(codec, column, given.get(column.name, _ANY))
+        cells.append(own)
+        known.append(is_known)
+        wish = given.get(column.name)
+        if isinstance(wish, Between | Among):
+            places = torch.arange(codec.place(column.name).start + column.gaps, codec.place(column.name).stop)
+            constraint = _constraint(column, wish, places)
+            constraints += [] if constraint is None else [constraint]
+    return Given(Cells.beside(cells), torch.cat(known, dim=1), tuple(constraints))
+
+
+_ANY = object()  # a column of which nothing is said
+
+
+def _check_modelled(codec: TableCodec, name: str) -> None:
+    for entry in codec.entries:
+        if entry.name == name and isinstance(entry, Constant):
+            raise OptionError(f"--given: column {name!r} is {entry.value} in every row, nothing depends on it")
+        if entry.name == name and isinstance(entry, LeftOut):
+            raise OptionError(f"--given: column {name!r} is not modelled: {entry.reason}")
+    names = [column.name for column in codec.columns]
+    if name not in names:
+        raise OptionError(f"--given: no column {name!r}{suggestion(name, names)}; there are {names}")
+
+
+def _cells(codec: TableCodec, column: Column, wish: Any) -> tuple[Cells, Tensor]:
+    """The cells of a column and which of its numbers are known, (1, d)."""
+    import pyarrow as pa
+
+    kind = codec.type_of(column)
+    nothing = pa.chunked_array([pa.nulls(1, kind)])
+    known = torch.zeros(1, column.features, dtype=torch.bool)
+    if wish is _ANY:
+        return column.cells(nothing), known
+    known[:, : column.gaps] = True
+    if isinstance(wish, Between | Among):
+        return column.present(column.cells(nothing)), known
+    if wish is None or wish == "":
+        if not column.gaps:
+            raise OptionError(f"--given {column.name}=: it was never missing in training")
+        return column.cells(nothing), known
+    cell = pa.chunked_array([pa.array([_value(wish, kind, column.name)], kind)])
+    for reason in column.unusable(cell).values():
+        raise OptionError(f"--given {column.name}={wish}: it {reason}")
+    known[:] = True
+    return column.cells(cell), known
+
+
+def _value(wish: Any, kind: pa.DataType, name: str) -> Any:
+    """A value of an Arrow type, from text or as it is."""
+    import pyarrow as pa
+
+    try:
+        return pa.scalar(wish).cast(kind).as_py() if isinstance(wish, str) else pa.scalar(wish, kind).as_py()
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise OptionError(f"--given {name}={wish}: the column holds {kind}: {error}") from error
+
+
+def _constraint(column: Column, wish: Between | Among, places: Tensor) -> Constraint | None:
+    """What a choice or a range asks of the numbers at some places; None where it leaves no choice."""
+    values, name = column.values, column.name
+    if isinstance(values, Category):
+        allowed = torch.tensor(_allowed(values, wish))
+        if not bool(allowed.any()):
+            raise OptionError(f"--given {name}: none of its values is meant, known are {values.listed}")
+        return None if bool(allowed.all()) else Vertices(places, values.vertices.points, allowed)
+    if isinstance(wish, Among) or not isinstance(values, Number | Ordered):
+        raise OptionError(f"--given {name}: {column.describe()} can be given a value{_RANGES.get(values.kind, '')}")
+    number = values.ranks if isinstance(values, Ordered) else values
+    meant = _ranked(values, wish) if isinstance(values, Ordered) else _numbers(wish, name)
+    low, high = number.between(meant)
+    spikes = torch.tensor([meant.holds(spike) for spike in number.spikes], dtype=torch.bool)
+    if low >= high and not bool(spikes.any()):
+        raise OptionError(f"--given {name}: values were {number.value.low:g} to {number.value.high:g} in training")
+    if not number.spikes:
+        return Interval(places, torch.tensor([low]), torch.tensor([high]))
+    return IntervalOrVertices(places, number.vertices.points, spikes, low, high)
+
+
+_RANGES = {Number.kind: " or a range", Ordered.kind: " or a range"}
+
+
+def _allowed(values: Category, wish: Between | Among) -> list[bool]:
+    """Which of the names are meant."""
+    if isinstance(wish, Among):
+        asked = {str(value) for value in wish.values}
+        unknown = sorted(asked - {str(value) for value in values.values})
+        if unknown:
+            raise OptionError(
+                f"--given {values.name}: was never {unknown[0]!r} in training, known are {values.listed}"
+                f"{suggestion(unknown[0], [str(value) for value in values.values])}"
+            )
+        return [(str(value) in asked) != wish.other for value in values.values]
+    if any(isinstance(value, str) for value in values.values):
+        raise OptionError(f"--given {values.name}: its values are names without an order, known are {values.listed}")
+    meant = _numbers(wish, values.name)
+    return [meant.holds(float(value)) for value in values.values]
+
+
+def _numbers(wish: Between, name: str) -> Between:
+    """The ends as numbers."""
+    try:
+        ends = [None if end is None else float(end) for end in (wish.low, wish.high)]
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"--given {name}: a range of numbers has numbers as its ends: {error}") from error
+    if any(end is not None and math.isnan(end) for end in ends):
+        raise OptionError(f"--given {name}: a range has no end that is not a number")
+    return Between(ends[0], ends[1], wish.above, wish.below)
+
+
+def _ranked(values: Ordered, wish: Between) -> Between:
+    """The ends as ranks."""
+    ranks = {str(value): rank for rank, value in enumerate(values.names.values)}
+    for end in (wish.low, wish.high):
+        if end is not None and str(end) not in ranks:
+            raise OptionError(f"--given {values.names.name}: no {end!r} in the order {' < '.join(ranks)}")
+    ends = [None if end is None else ranks[str(end)] for end in (wish.low, wish.high)]
+    return Between(ends[0], ends[1], wish.above, wish.below)
