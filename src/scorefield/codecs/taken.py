@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 TYPES = ("number", "category", "date", "ordered:A<B<C", "out")
-FEW = 10  # different numbers up to which each is a name, where rows are ten times as many
+FEW = 20  # different numbers up to which each is a name, where rows are twenty times as many
 _ROWS_EACH = 5  # rows for each name on average, fewer of which teach nothing of it
 _FEW_NAMES = 20  # of which there may be fewer rows each
 _LEAST_TOLD = 50  # rows from which values that never repeat are told from chance
