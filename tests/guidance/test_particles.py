@@ -19,7 +19,7 @@ from scorefield.noise import EDM, NoiseLevel, Schedule, Time
 from scorefield.parametrization import Estimate
 from scorefield.randomness import Stream
 
-ROWS = 2000
+ROWS = 1200
 
 
 def draw(how: ParticleFilter | Replacement, model: GaussianMixture, seen: Tensor, rows: int = ROWS) -> Tensor:
@@ -32,10 +32,10 @@ def draw(how: ParticleFilter | Replacement, model: GaussianMixture, seen: Tensor
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_draws_are_those_of_the_conditional(schedule: Schedule, problem: str) -> None:
     # H₀: each unseen number's rank in its conditional is uniform (`uneven`), and 90 % of draws lie within its central
-    # 90 %, for which 0.02 is 3 standard errors of one number.
+    # 90 %: 0.02 is 2.3 standard errors for one number, of which the filter's own error may take a part.
     make, seen = PROBLEMS[problem]
     model = make(schedule)
-    u = ranks(model, draw(ParticleFilter(24), model, seen), seen)
+    u = ranks(model, draw(ParticleFilter(), model, seen), seen)
     assert uneven(u) < 1
     assert abs(float(((u > 0.05) & (u < 0.95)).double().mean()) - 0.9) < 0.02
 
@@ -50,7 +50,7 @@ def test_weights_that_are_dropped_are_seen(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(Spread, "given", dropped)
     for make, seen in PROBLEMS.values():
         model = make(EDM(0.01, 40.0))
-        assert uneven(ranks(model, draw(ParticleFilter(24), model, seen), seen)) > 1
+        assert uneven(ranks(model, draw(ParticleFilter(8), model, seen), seen)) > 1
 
 
 def test_the_first_draw_knows_of_the_seen(monkeypatch: pytest.MonkeyPatch) -> None:
