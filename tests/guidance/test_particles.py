@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from _conditional_problems import PROBLEMS, forgotten, late, ranks, six, uneven
+from _conditional_problems import PROBLEMS, SCHEDULES, forgotten, late, ranks, six, uneven
 from torch import Tensor
 
 from scorefield.errors import DataError, OptionError, SamplingError
@@ -30,14 +30,24 @@ def draw(how: ParticleFilter | Replacement, model: GaussianMixture, seen: Tensor
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
-def test_draws_are_those_of_the_conditional(schedule: Schedule, problem: str) -> None:
+def test_draws_are_those_of_the_conditional(problem: str) -> None:
     # H₀: each unseen number's rank in its conditional is uniform (`uneven`), and 90 % of draws lie within its central
-    # 90 %: 0.02 is 2.3 standard errors for one number, of which the filter's own error may take a part.
+    # 90 %: 0.02 is 3 standard errors of one number, 0.3 % each. Caught: weights dropped, and a step that is too sure.
     make, seen = PROBLEMS[problem]
-    model = make(schedule)
-    u = ranks(model, draw(ParticleFilter(), model, seen), seen)
+    model = make(SCHEDULES["edm"])
+    u = ranks(model, draw(ParticleFilter(), model, seen, 2000), seen)
     assert uneven(u) < 1
     assert abs(float(((u > 0.05) & (u < 0.95)).double().mean()) - 0.9) < 0.02
+    u = ranks(model, draw(ParticleFilter(spread=0, levels=16), model, seen, 2000), seen)
+    assert float(((u > 0.05) & (u < 0.95)).double().mean()) > 0.92
+
+
+@pytest.mark.parametrize("how", [ParticleFilter(8, 12), Replacement(12, 2)])
+def test_draws_are_the_same_under_any_schedule(how: ParticleFilter | Replacement, schedule: Schedule) -> None:
+    # As levels are even in σ/α; what rounds differently may tip the choice of a particle, hardly ever.
+    seen = PROBLEMS["six"][1]
+    ours, theirs = (draw(how, six(one), seen, 100) for one in (schedule, SCHEDULES["edm"]))
+    assert ((ours - theirs).abs().amax(1) > 1e-6).sum() <= 1
 
 
 def test_weights_that_are_dropped_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
