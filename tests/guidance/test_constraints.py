@@ -191,6 +191,16 @@ def test_rows_keep_their_own_constraint_when_others_are_seen_as_a_whole() -> Non
     assert ((drawn[:, 0] >= low) & (drawn[:, 0] <= low + 1))[1::2].all()
 
 
+def test_a_constraint_on_a_seen_number_says_nothing_or_cannot_be_kept() -> None:
+    model = late(EDM(0.01, 40.0))
+    x0, mask = torch.tensor([[0.0, 0.02], [0.0, 0.02]]).double(), torch.tensor([[False, True], [False, True]])
+    how = ParticleFilter(4, 8)
+    free = how(model, x0, mask, seed=0)
+    assert torch.equal(free, how(model, x0, mask, [interval(1, 0.0199, 0.0201)], seed=0))
+    with pytest.raises(ConstraintError, match="row 0 and 1 more"):
+        how(model, x0, mask, [interval(1, 0.021, 0.03)], seed=0)
+
+
 def test_constraints_that_make_no_sense_are_refused() -> None:
     with pytest.raises(OptionError, match="low ≤ high"):
         interval(0, 1.0, 0.0)
