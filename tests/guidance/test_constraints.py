@@ -115,7 +115,7 @@ def test_a_range_truncates_the_law(schedule: Schedule, low: float, high: float) 
 def test_a_range_and_seen_numbers_together() -> None:
     # H₀: `uneven` for number 1 in its truncated conditional, rows whose range has 5 % at least; each row its own range.
     model, seen = six(EDM(0.01, 40.0)), PROBLEMS["six"][1]
-    x0 = model.sample(2 * ROWS, seed=5)
+    x0 = model.sample(ROWS, seed=5)
     weights, means, covariances = model.conditional(x0, seen)
     low = means[:, :1, 0] - 0.3
 
@@ -128,7 +128,7 @@ def test_a_range_and_seen_numbers_together() -> None:
     drawn = torch.zeros_like(x0)
     drawn[likely] = ParticleFilter()(model, x0[likely], mask, [ours], seed=0)
     u = ((share(drawn[:, 1:2]) - share(low)) / (1 - share(low)))[likely]
-    assert len(u) > ROWS
+    assert len(u) > ROWS / 2
     assert uneven(u) < 1
     assert torch.equal(drawn[:, seen][likely], x0[:, seen][likely])
 
