@@ -310,3 +310,17 @@ def test_an_oracle_takes_no_condition() -> None:
 def test_what_is_no_mixture_is_refused(weights: list[float], covariance: Tensor) -> None:
     with pytest.raises(ValueError, match="positive"):
         GaussianMixture(torch.tensor(weights), torch.zeros(2, 2), torch.stack((covariance, covariance)))
+
+
+def test_a_conditional_is_the_joint_law_over_the_marginal_one() -> None:
+    # Where what is seen is the same, densities given it have the ratio of the joint ones; each part is normalised.
+    roots = Stream(0, "roots").normal(3, (4, 4), dtype=torch.float64)
+    means = Stream(0, "means").normal(3, (4,), dtype=torch.float64)
+    model, seen = GaussianMixture(WEIGHTS, means, roots @ roots.mT), torch.tensor([False, True, True, False])
+    one, two = points(5, (4,)), points(10, (4,))[5:]
+    two[:, seen] = one[:, seen]
+    weights, centres, covariances = model.conditional(one, seen)
+    torch.testing.assert_close(weights.sum(1), torch.ones(5).double())
+    law = torch.distributions.MultivariateNormal(centres, covariances)
+    ours = [torch.logsumexp(weights.log() + law.log_prob(x[:, ~seen].unsqueeze(1)), dim=1) for x in (one, two)]
+    torch.testing.assert_close(ours[0] - ours[1], model.log_prob(one) - model.log_prob(two))

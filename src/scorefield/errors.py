@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class ScorefieldError(Exception):
     """Base of every refusal; the command line turns it into its exit code, 2 where input or options are wrong."""
@@ -43,3 +45,16 @@ class Interrupted(ScorefieldError):  # noqa: N818 - no error: the same command g
     """Long work was asked to stop, and stopped cleanly; the command line exits with 75."""
 
     exit_code = 75
+
+
+class ConstraintError(ScorefieldError):
+    """What rows should keep is impossible, or nearly so: the message names the first row.
+
+    Args:
+        message: as of any exception.
+        rows: the numbers of all the rows concerned.
+    """
+
+    def __init__(self, message: str, rows: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.rows = list(rows)

@@ -107,6 +107,26 @@ class GaussianMixture(Denoiser):
             self.weights, (self.means - shift) / scale, covariances / torch.outer(scale, scale), schedule
         )
 
+    def conditional(self, x0: Tensor, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The law of some numbers of x0 given the others: Σ r_k N(m_k + A_k (x_o − m_o,k), …), A_k = Σ_uo Σ_oo⁻¹.
+
+        Args:
+            x0: (B, D), whose seen numbers are read.
+            seen: (D,) bool, with at least one of either kind.
+
+        Returns:
+            weights (B, K), means (B, K, U) and covariances (K, U, U) of a mixture for each row.
+        """
+        covariances = torch.einsum("kij,kj,klj->kil", self.eigenvectors, self.eigenvalues, self.eigenvectors)
+        known, rest = covariances[:, seen][..., seen], covariances[:, ~seen]
+        marginal = GaussianMixture(self.weights, self.means[:, seen], known, self.schedule)
+        x = x0[:, seen].double()
+        weights = torch.softmax(marginal._components(x, self._clean(x))[2], dim=1)
+        slopes = torch.linalg.solve(known, rest[..., seen].mT).mT
+        shifts = x.unsqueeze(1) - self.means[:, seen]
+        means = self.means[:, ~seen] + torch.einsum("kij,bkj->bki", slopes, shifts)
+        return weights, means, rest[..., ~seen] - slopes @ rest[..., seen].mT
+
     def _clean(self, x: Tensor) -> NoiseLevel:
         one = torch.ones((), dtype=torch.float64, device=x.device)
         return NoiseLevel(self.schedule, 0 * one, one, 0 * one)
