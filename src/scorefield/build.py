@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from scorefield.betas import linear_betas_between
+from scorefield.blocks import Blocks
 from scorefield.data.schema import suggestion
 from scorefield.discrete import Discrete
 from scorefield.errors import OptionError
@@ -50,7 +51,9 @@ _LEVELS = ("levels", "important_levels")
 _VARIANCES = {"posterior": fixed_small, "beta": fixed_large, "learned": learned}
 
 
-def build_model(recipe: Recipe, shape: tuple[int, ...], condition_features: int, seed: int) -> NetworkDenoiser:
+def build_model(
+    recipe: Recipe, shape: tuple[int, ...], condition_features: int, seed: int, blocks: Blocks | None = None
+) -> NetworkDenoiser:
     """An untrained denoiser.
 
     Args:
@@ -58,6 +61,7 @@ def build_model(recipe: Recipe, shape: tuple[int, ...], condition_features: int,
         shape: of one encoded row.
         condition_features: width of an encoded condition, 0 without one.
         seed: of the initial weights.
+        blocks: the numbers of a row that stand about vertices, if there are any.
 
     Raises:
         OptionError: for names that are not known, and parts that do not go together.
@@ -86,6 +90,7 @@ def build_model(recipe: Recipe, shape: tuple[int, ...], condition_features: int,
         noise_conditional=told,
         learned_variance=learns_variance,
         whitened=recipe.network.whitened is True,
+        blocks=blocks,
     )
 
 

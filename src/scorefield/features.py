@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scorefield.blocks import Blocks
 from scorefield.codecs.base import Codec
 from scorefield.codecs.choose import codec_from_json, fit_codec
 from scorefield.codecs.condition import ConditionCodec
@@ -70,6 +71,11 @@ class Features:
     def condition_features(self) -> int:
         """Width of an encoded condition, 0 without one."""
         return 0 if self.conditions is None else self.conditions.features
+
+    @property
+    def blocks(self) -> Blocks | None:
+        """The numbers of a row that stand about vertices, None where there are none."""
+        return self.codec.blocks if isinstance(self.codec, TableCodec) else None
 
     def take(self, data: Data, device: torch.device, *, spread: bool = True) -> Take:
         """How training takes rows of this data by number.

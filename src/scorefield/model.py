@@ -17,6 +17,7 @@ from typing import Protocol, Self, cast
 import torch
 from torch import Tensor, nn
 
+from scorefield.blocks import Blocks
 from scorefield.calculus import plain_attention
 from scorefield.errors import OptionError
 from scorefield.moments import Moments
@@ -160,6 +161,7 @@ class NetworkDenoiser(Denoiser):
         noise_conditional: bool = True,
         learned_variance: bool = False,
         whitened: bool = False,
+        blocks: Blocks | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -170,6 +172,7 @@ class NetworkDenoiser(Denoiser):
         self.noise_conditional = noise_conditional
         self.learned_variance = learned_variance
         self.whitened = whitened
+        self.blocks = blocks
         self.condition = None
 
     def output(self, x_t: Tensor, level: NoiseLevel) -> Tensor:
@@ -215,7 +218,7 @@ class NetworkDenoiser(Denoiser):
             def f(u: Tensor) -> Tensor:
                 return cast(Tensor, self.network(u, c_noise, self.condition))
 
-            return along_axes(f, self.moments, self.parametrization, x_t, level), None
+            return along_axes(f, self.moments, self.parametrization, x_t, level, self.blocks), None
         output: Tensor = self.network(*self.inputs(x_t, level), self.condition).to(x_t.dtype)
         if not self.learned_variance:
             return output, None

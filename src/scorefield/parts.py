@@ -139,7 +139,7 @@ class Parts:
             reference = tensors.pop(_REFERENCE, None)
         except _UNREADABLE as error:
             raise BundleError(f"{folder}: one of {', '.join(files)} is not as expected: {error!r}") from error
-        denoiser = build_model(recipe, features.codec.shape, features.condition_features, seed=0)
+        denoiser = build_model(recipe, features.codec.shape, features.condition_features, 0, features.blocks)
         load_weights(denoiser, tensors, folder)
         facts = {name: fields[name] for name in fields if name not in ("format", "recipe", "features", "noise_range")}
         model = denoiser.to(device).eval().requires_grad_(False)

@@ -17,15 +17,21 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from scorefield.blocks import Blocks
 from scorefield.moments import Moments
 from scorefield.noise import NoiseLevel
 from scorefield.parametrization import Parametrization
 
 
 def along_axes(
-    network: Callable[[Tensor], Tensor], moments: Moments, notation: Parametrization, x_t: Tensor, level: NoiseLevel
+    network: Callable[[Tensor], Tensor],
+    moments: Moments,
+    notation: Parametrization,
+    x_t: Tensor,
+    level: NoiseLevel,
+    blocks: Blocks | None = None,
 ) -> Tensor:
-    """The output y of (2).
+    """The output y of (2), or of numbers in a block that of their log-odds.
 
     Args:
         network: F, from (B, D) to (B, D).
@@ -33,6 +39,7 @@ def along_axes(
         notation: of y.
         x_t: noisy data, (B, D).
         level: its level, of one time or B.
+        blocks: the numbers that stand about vertices, if there are any.
 
     Returns:
         (B, D) in x_t's type.
@@ -50,4 +57,9 @@ def along_axes(
         u = into * h
     f = network(u).to(x_t.dtype)
     with torch.autocast(x_t.device.type, enabled=False):
-        return a.to(x_t) * mean + torch.addcmul(straight * h, gain, f) @ axes.T
+        y = a.to(x_t) * mean + torch.addcmul(straight * h, gain, f) @ axes.T
+        if blocks is None:
+            return y
+        clean, inside = blocks.clean(f, x_t, level)
+        epsilon = (x_t - level.alpha.to(x_t) * clean) / level.sigma.to(x_t)
+        return torch.where(inside, a.to(x_t) * clean + b.to(x_t) * epsilon, y)

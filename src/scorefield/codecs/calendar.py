@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scorefield.blocks import Block
 from scorefield.codecs.category import Category
 from scorefield.codecs.cells import Cells
 from scorefield.codecs.number import Number
@@ -78,6 +79,14 @@ class Calendar:
     def numbers(self) -> list[tuple[bool, bool, float]]:
         """Of each number: whether it has a cell, is an integer, and the log width of its bin."""
         return [number for part in self.modelled.values() for number in part.numbers]
+
+    def blocks(self, start: int, flag: int) -> list[Block]:
+        """Those from a place in a row on, where another number says whether the cell is missing; −1 for none."""
+        found: list[Block] = []
+        for part in self.modelled.values():
+            found += part.blocks(start, flag)
+            start += part.features
+        return found
 
     def cells(self, column: pa.ChunkedArray) -> Cells:
         """Of n values; missing ones are of no account."""

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scorefield.blocks import Block
 from scorefield.codecs.cells import Cells
 from scorefield.codecs.vertices import BLUR, Vertices
 
@@ -75,6 +76,10 @@ class Category:
         found = pc.fill_null(pc.index_in(column, value_set=pa.array(self.values, column.type)), -1)
         places: np.ndarray = found.to_numpy().astype(np.int64)
         return places
+
+    def blocks(self, start: int, flag: int) -> list[Block]:
+        """Those from a place in a row on, where another number says whether the cell is missing; −1 for none."""
+        return self.vertices.blocks(start, flag)
 
     def cells(self, column: pa.ChunkedArray) -> Cells:
         """Of n values; missing ones are of no account."""

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scorefield.blocks import Block
 from scorefield.codecs.calendar import Calendar
 from scorefield.codecs.category import Category
 from scorefield.codecs.cells import Cells
@@ -45,6 +46,10 @@ class Values(Protocol):
     @property
     def numbers(self) -> list[tuple[bool, bool, float]]:
         """Of each number: whether it has a cell, is an integer, and the log width of its bin."""
+        ...
+
+    def blocks(self, start: int, flag: int) -> list[Block]:
+        """Those from a place in a row on, where another number says whether the cell is missing; −1 for none."""
         ...
 
     def cells(self, column: pa.ChunkedArray) -> Cells:
@@ -109,6 +114,11 @@ class Column:
         """Of each number: whether it has a cell, is an integer, and the log width of its bin."""
         own = self.values.numbers
         return [(True, False, 0.0)] * (1 + len(own)) if self.gaps else own
+
+    def blocks(self, start: int) -> list[Block]:
+        """The numbers that stand about vertices, for a column whose first number stands there in a row."""
+        flag = [Block(start, FLAG.points, BLUR)] if self.gaps else []
+        return flag + self.values.blocks(start + self.gaps, start if self.gaps else -1)
 
     def cells(self, column: pa.ChunkedArray) -> Cells:
         """Of n cells; a missing one says so where some were in training, and its value may be any."""

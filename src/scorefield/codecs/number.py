@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scorefield.blocks import Block
 from scorefield.codecs.between import Between
 from scorefield.codecs.cells import Cells
 from scorefield.codecs.numeric import NumericColumn, spans
@@ -101,6 +102,10 @@ class Number:
         for place, spike in enumerate(self.spikes, start=1):
             codes[values == spike] = place
         return codes
+
+    def blocks(self, start: int, flag: int) -> list[Block]:
+        """Those from a place in a row on, where another number says whether the cell is missing; −1 for none."""
+        return self.vertices.blocks(start, flag)
 
     def cells(self, column: pa.ChunkedArray) -> Cells:
         """Of n values; missing ones are of no account."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from scorefield.blocks import Block
 from scorefield.codecs.category import Category, Value
 from scorefield.codecs.cells import Cells
 from scorefield.codecs.number import Number
@@ -54,6 +55,10 @@ class Ordered:
     def numbers(self) -> list[tuple[bool, bool, float]]:
         """Of each number: whether it has a cell, is an integer, and the log width of its bin."""
         return [(True, False, 0.0)] * self.features
+
+    def blocks(self, start: int, flag: int) -> list[Block]:
+        """Those from a place in a row on, where another number says whether the cell is missing; −1 for none."""
+        return self.ranks.blocks(start, flag)
 
     def cells(self, column: pa.ChunkedArray) -> Cells:
         """Of n values; missing ones are of no account."""

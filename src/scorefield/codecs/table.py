@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scorefield.blocks import Blocks
 from scorefield.codecs.base import Numbers
 from scorefield.codecs.cells import Cells
 from scorefield.codecs.column import Column
@@ -102,6 +103,12 @@ class TableCodec:
         return Numbers(
             tuple(names), torch.tensor(gridded), torch.tensor(integer), torch.tensor(log_width, dtype=torch.float64)
         )
+
+    @property
+    def blocks(self) -> Blocks | None:
+        """The numbers of a row that stand about vertices, None where there are none."""
+        parts = [part for column in self.columns for part in column.blocks(self.place(column.name).start)]
+        return Blocks(parts, self.shape[0]) if parts else None
 
     @property
     def bounds(self) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from scorefield.blocks import Block
+
 BLUR = 0.2  # of every vertex; half way to the next one is five times as far
 REACH = 4.0  # deviations within which nearly all of a normal lies
 
@@ -58,6 +60,19 @@ class Vertices:
         if not self.features:
             return self.points.new_zeros(0), self.points.new_zeros(0)
         return self.points.amin(0) - REACH * BLUR, self.points.amax(0) + REACH * BLUR
+
+    def blocks(self, start: int, flag: int) -> list[Block]:
+        """The blocks of one point from a place in a row on: a simplex is one, each bit of a cube one of its own.
+
+        Args:
+            start: the place.
+            flag: the place of a number that says whether the point is missing, and stands at the origin; −1 for none.
+        """
+        if not self.features:
+            return []
+        if not self.cube:
+            return [Block(start, self.points, BLUR, flag)]
+        return [Block(start + bit, Vertices(2).points, BLUR, flag) for bit in range(self.features)]
 
     def nearest(self, x: Tensor) -> Tensor:
         """The number (n,) of the vertex nearest to each of (n, d) points."""
