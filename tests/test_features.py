@@ -76,12 +76,15 @@ def test_several_label_arrays_of_an_npz_are_all_there_to_condition_on_and_come_b
     assert data.rows(np.array([3, 1])).label_columns["site"].tolist() == ["s", "s"]
 
 
-# -- types of columns, and rows that stand anywhere in their cells ------------------------------------------------------
+# -- types of columns, and rows that stand anywhere in their cells -----------------------------------------------------
 
 
 def mixed(rows: int = 60) -> Table:
     random = np.random.default_rng(0)
-    gap = [None if missing else float(x) for missing, x in zip(random.random(rows) < 0.3, random.normal(size=rows), strict=True)]
+    gap = [
+        None if missing else float(x)
+        for missing, x in zip(random.random(rows) < 0.3, random.normal(size=rows), strict=True)
+    ]
     return table(
         x=random.normal(size=rows),
         n=random.integers(0, 90, rows),
@@ -100,7 +103,7 @@ def test_types_of_columns_are_those_asked_for_and_a_condition_has_none() -> None
     assert again.codec == fitted.codec
     with pytest.raises(OptionError, match="--column-type kind: a condition has the type of its values"):
         Features.fit(mixed(), ["kind"], 0, {"kind": "number"})
-    with pytest.raises(OptionError, match="--column-type x: .* is array, which has no columns"):
+    with pytest.raises(OptionError, match=r"--column-type x: .* is array, which has no columns"):
         Features.fit(Array(np.zeros((3, 2))), [], 0, {"x": "number"})
 
 

@@ -297,7 +297,10 @@ REFUSED = {
     "column type": ("fit data.csv --out new --column-type kind=number", ["kind=number: the column holds string"]),
     "column type unknown": ("fit data.csv --out new --column-type x=count", ["no such type", "category", "out"]),
     "column type of none": ("fit data.csv --out new --column-type conut=number", ["conut", "did you mean 'count'"]),
-    "column type of a condition": (f"{FIT} --column-type kind=category", ["kind: a condition has the type"]),
+    "column type of a condition": (
+        "fit data.csv --out new --condition kind --column-type kind=category",
+        ["kind: a condition has the type"],
+    ),
     "column type of an array": ("fit toy:moons --out new --column-type x=number", ["which has no columns"]),
     "column type torn": ("fit data.csv --out new --column-type x", ["--column-type x", "COL=VALUE"]),
     "order that lacks": ("fit data.csv --out new --column-type kind=ordered:oak<elm", ["'elm, old' has no place"]),

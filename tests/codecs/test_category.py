@@ -75,9 +75,7 @@ def test_very_many_names_are_corners_of_a_cube_and_samples_are_always_names() ->
     codec = fitted(data)
     assert codec.shape == (7,)
     assert codec.decode(codec.encode(data)).columns.equals(data.columns)
-    assert codec.describe() == [
-        "c: 100 names (" + ", ".join(sorted(names)[:12]) + " and 88 more), as bits [as asked]"
-    ]
+    assert codec.describe() == ["c: 100 names (" + ", ".join(sorted(names)[:12]) + " and 88 more), as bits [as asked]"]
     anywhere = 3 * Stream(0, "x").normal(2000, codec.shape)
     assert set(codec.decode(anywhere).columns["c"].to_pylist()) <= set(names)
 
@@ -157,8 +155,12 @@ def test_law_ordered_names_are_one_growing_number_and_come_back() -> None:
 
 @pytest.mark.parametrize(
     ("values", "order"),
-    [([1, 2, 5], "5<1<2"), ([True, False], "true<false"), ([0.5, -1.5], "0.5<-1.5")]
-    + [([date(2020, 1, 5), date(2020, 1, 9)], "2020-01-09<2020-01-05")],
+    [
+        ([1, 2, 5], "5<1<2"),
+        ([True, False], "true<false"),
+        ([0.5, -1.5], "0.5<-1.5"),
+        ([date(2020, 1, 5), date(2020, 1, 9)], "2020-01-09<2020-01-05"),
+    ],
 )
 def test_law_an_order_holds_values_of_any_type(values: list[Any], order: str) -> None:
     data = column(values * 15)

@@ -1,4 +1,4 @@
-"""Cells: where a number may stand and what that weighs, against autograd; one cell after another; what training draws."""
+"""Cells: where a number may stand and what that weighs, against autograd; parts kept together; what training draws."""
 
 from __future__ import annotations
 

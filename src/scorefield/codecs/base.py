@@ -38,7 +38,9 @@ class Numbers:
         """
         if not bool(self.integer.all()):
             whole = self.integer.reshape(-1).tolist()
-            others = list(dict.fromkeys(repr(name) for name, is_one in zip(self.names, whole, strict=False) if not is_one))
+            others = list(
+                dict.fromkeys(repr(name) for name, is_one in zip(self.names, whole, strict=False) if not is_one)
+            )
             more = f" and {len(others) - _LISTED} more" if len(others) > _LISTED else ""
             raise OptionError(
                 f"bits/dim is for integers, which have a probability, but not integers are "
