@@ -494,7 +494,11 @@ def test_law_decoding_undoes_encoding(made: dict[str, Bundle], kind: str, monkey
     back = bundle.decode(z, conditions, tolerance=1e-6)
     assert type(back) is type(data)
     tolerance = 1e-3 if kind != "images" else 1  # a level of grey
-    np.testing.assert_allclose(numbers(back), numbers(data), rtol=0, atol=tolerance)
+    expected = numbers(data)
+    if kind == "table":  # numbers beyond those seen come back as the last of these
+        seen = numbers(read(table()))
+        expected = expected.clip(seen.min(0), seen.max(0))
+    np.testing.assert_allclose(numbers(back), expected, rtol=0, atol=tolerance)
     if isinstance(back, Table):
         assert isinstance(data, Table)
         assert back.columns["kind"].to_pylist() == data.columns["kind"].to_pylist()

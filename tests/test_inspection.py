@@ -1,54 +1,67 @@
-"""What `inspect` says of data, also of data that cannot be modelled: every column, the reason, and what to do."""
+"""What `inspect` says of data, also of data that cannot be modelled: every column, what it is taken for, and why."""
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from scorefield.cli.options import names
-from scorefield.data import read
 from scorefield.errors import DataError, OptionError
-from scorefield.features import Features, columns_to_read
 from scorefield.inspection import describe_data
 
-MIXED = "size,name,day,ok,gap,kind,weight\n1.5,Ann,2020-01-01,true,1,u,3\n2.25,Bob,2020-01-02,false,,v,4\n"
+MIXED = """size,name,day,ok,gap,kind,weight,unit
+1.5,Ann,2020-01-01,true,1,u,3,7
+2.25,Bob,2020-01-02,false,,v,4,7
+3.75,Ann,2020-01-03,true,2,u,9,7
+"""
 
 
 @pytest.fixture
 def mixed(tmp_path: Path) -> str:
     path = tmp_path / "mixed.csv"
-    path.write_text(MIXED + "3.75,Cid,2020-01-03,true,2,u,9\n")
+    path.write_text(MIXED)
     return str(path)
 
 
-def test_data_with_columns_that_cannot_be_modelled_is_still_described(mixed: str) -> None:
+def test_every_column_is_described_by_what_it_is_taken_for_and_why(mixed: str) -> None:
     lines = describe_data(mixed, None, [])
-    assert lines[0].startswith("table of 3 rows, 7 columns")
-    for name in ("size", "name", "day", "ok", "gap", "kind", "weight"):
-        assert sum(line.startswith(f"  {name}: ") for line in lines) == 1
-    text = "\n".join(lines)
-    assert "5 columns that this version cannot model: name, day, ok, gap, kind" in text
-    assert "holds string" in text
-    assert "1 missing cells, the first in data row 2" in text
+    assert lines[0].startswith("table of 3 rows, 8 columns")
+    words = {
+        "size": ("1.5 to 3.75", "[numbers]"),
+        "name": ("2 names (Ann, Bob)", "[text]"),
+        "day": ("dates by day", "[dates]"),
+        "ok": ("2 names (False, True)", "[truth values]"),
+        "gap": ("1 to 2", "33.3% missing", "[numbers]"),
+        "unit": ("constant 7, put back",),
+    }
+    for name, parts in words.items():
+        (line,) = (line for line in lines if line.startswith(f"  {name}: "))
+        assert all(part in line for part in parts), line
+    assert any("recipe auto would choose" in line for line in lines)
 
 
-@pytest.mark.parametrize("condition", [[], ["kind"]])
-def test_the_option_to_copy_is_one_that_works(mixed: str, condition: list[str]) -> None:
-    words = shlex.split(describe_data(mixed, None, condition)[-1])
-    columns = names(words[words.index("--columns") + 1])
-    given = [words[place + 1] for place, word in enumerate(words) if word == "--condition"]
-    assert (columns, given) == (["size", "weight"], condition)
-    assert Features.fit(read(mixed, columns=columns_to_read(columns, given)), given, 0).codec.shape == (2,)
-    assert "recipe auto would choose" in describe_data(mixed, columns, given)
+def test_columns_left_out_are_named_with_the_option_that_would_model_them(tmp_path: Path) -> None:
+    path = tmp_path / "people.csv"
+    path.write_text("row,name,age\n" + "".join(f"{i},person {i},{20 + i * 7 % 41}\n" for i in range(60)))
+    text = "\n".join(describe_data(str(path), None, []))
+    assert "column 'row' is left out, every whole number from 0 to 59 once: row numbers" in text
+    assert "column 'name' is left out, every value is different: an identifier or free text" in text
+    assert "--column-type name=category would model it" in text
+    asked = "\n".join(describe_data(str(path), None, [], {"name": "category", "row": "out", "age": "number"}))
+    assert "name: 60 names (person 0, person 1, " in asked
+    assert "column 'row' is left out, as asked\n" in asked + "\n"
+    assert "[as asked]" in asked
 
 
-def test_one_bad_column_and_none_left(tmp_path: Path) -> None:
+def test_a_table_without_anything_to_model_says_why(tmp_path: Path) -> None:
     path = tmp_path / "words.csv"
-    path.write_text("word\nu\nv\n")
-    assert describe_data(str(path), None, [])[-1] == "no other column is left to model"
+    path.write_text("word,unit\n" + "".join(f"word {i},3\n" for i in range(30)))
+    last = describe_data(str(path), None, [])[-1]
+    assert last.startswith("cannot be modelled: ")
+    assert "no column varies" in last
+    assert "word: left out, every value is different" in last
+    assert "unit: constant 3" in last
 
 
 def test_other_data_that_cannot_be_modelled_is_described_with_the_reason(tmp_path: Path) -> None:

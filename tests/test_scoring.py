@@ -83,9 +83,11 @@ class Known:
 
 def known(data: Any, mixtures: list[GaussianMixture], condition: str = "", schedule: Schedule | None = None) -> Known:
     """The exact model of mixtures, in units of the data, behind the codec that these data get."""
-    features = Features.fit(read(data), [condition] if condition else [], 0)
+    taken = read(data)
+    numbers = [name for name in taken.columns.column_names if name != condition] if isinstance(taken, Table) else []
+    features = Features.fit(taken, [condition] if condition else [], 0, dict.fromkeys(numbers, "number"))
     # The codec's own shift and scale, seen from outside.
-    columns = [name for name in features.order if name != condition] or list(range(mixtures[0].means.shape[1]))
+    columns = numbers or list(range(mixtures[0].means.shape[1]))
     steps = np.array([[0.0] * len(columns), [1.0] * len(columns)])
     units = pa.table({n: steps[:, i] for i, n in enumerate(columns)}) if features.order else steps
     low, high = features.codec.spread(read(units))[0]
@@ -207,7 +209,8 @@ def test_a_rounded_value_has_the_probability_of_its_bin(width: float) -> None:
     # H₀: (found − truth)/standard error is of mean square 1; 160 values, false alarm below 10⁻⁴ at 5 standard errors of
     # it (0.11). Caught: the spread of draws without 1/K, a bin of another width, offsets from −1 to 0.
     mixture = mixture_of([[width * mean] for mean in (0.0, 3.0, 4.0)], [width])
-    raw = np.round(mixture.sample(800, 0).numpy()[:, 0] / width) * width
+    # The scale is of any values: of those of the mixture itself, many rows would share one, which is then a spike.
+    raw = np.tile(np.arange(-5, 10), 60) * width
     column = np.round(raw).astype(np.int64) if width == 1 else np.round(raw, 1)
     model = known(pa.table({"n": column}), [mixture])
     values = np.tile(np.arange(-3, 8), 15)[:160] * width
@@ -301,6 +304,9 @@ def pictures() -> Images:
     return Images(np.random.default_rng(0).integers(0, 256, (40, 4, 4, 1)).astype(np.uint8), "L")
 
 
+COUNTS = {"n": "number", "m": "number"}  # few of them, each of which would be a name
+
+
 def rows_of(kind: str) -> Any:
     halves = pa.table({name: integers()[name].to_numpy() * 0.5 for name in ("n", "m")})
     return read(
@@ -316,7 +322,8 @@ def made() -> dict[str, Bundle]:
         settings = [*SMALL_IMAGES, *SMALL[2:]] if kind == "images" else SMALL
         recipe = override(PRESETS["edm"](), settings)
         condition = ["kind"] if kind == "mixed" else []
-        found[kind] = api.fit(rows_of(kind), recipe, condition=condition, device="cpu")
+        types = COUNTS if kind in ("table", "decimals") else None
+        found[kind] = api.fit(rows_of(kind), recipe, condition=condition, column_types=types, device="cpu")
     return found
 
 

@@ -90,7 +90,7 @@ def test_tables_come_back_with_their_columns_and_types(run: Run, tmp_path: Path,
     code, out, err = run("fit", source, "--out", tmp_path / "run", "--condition", "kind", *TINY)
     assert code == 0, err
     assert "5 steps" in out
-    assert "'unit' is constant" in err
+    assert "column unit: constant 3, put back as it is" in err
     code, out, err = run("sample", tmp_path / "run", "--rows", 30, "--out", target, "--given", "kind=elm, old")
     assert code == 0, err
     assert "30 rows" in out
@@ -265,6 +265,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, program: Callable[..., int])
     folder = tmp_path_factory.mktemp("place")
     write(Table(table()), folder / "data.csv")
     (folder / "ragged.csv").write_text("a,b\n1,2\n3\n")
+    (folder / "schema.toml").write_text("x = 3\n")
     (folder / "nan.csv").write_text("a,b\n1,2\nnan,3\n4,5\n")
     (folder / "empty.csv").write_text("")
     (folder / "notes").mkdir()
@@ -293,7 +294,18 @@ REFUSED = {
     "empty": ("fit empty.csv --out new", ["empty.csv"]),
     "ragged": ("fit ragged.csv --out new", ["ragged.csv", "line 3"]),
     "not finite": ("fit nan.csv --out new", ["nan.csv", "NaN", "row 2", "'a'"]),
-    "text column": ("fit data.csv --out new", ["'kind' holds string", "--columns", "--condition"]),
+    "column type": ("fit data.csv --out new --column-type kind=number", ["kind=number: the column holds string"]),
+    "column type unknown": ("fit data.csv --out new --column-type x=count", ["no such type", "category", "out"]),
+    "column type of none": ("fit data.csv --out new --column-type conut=number", ["conut", "did you mean 'count'"]),
+    "column type of a condition": (
+        "fit data.csv --out new --condition kind --column-type kind=category",
+        ["kind: a condition has the type"],
+    ),
+    "column type of an array": ("fit toy:moons --out new --column-type x=number", ["which has no columns"]),
+    "column type torn": ("fit data.csv --out new --column-type x", ["--column-type x", "COL=VALUE"]),
+    "order that lacks": ("fit data.csv --out new --column-type kind=ordered:oak<elm", ["'elm, old' has no place"]),
+    "schema gone": ("fit data.csv --out new --schema gone.toml", ["gone.toml", "cannot be read as TOML"]),
+    "schema of numbers": ("fit data.csv --out new --schema schema.toml", ["x = 3", "a type in quotes"]),
     "toy": ("fit toy:moon --out new", ["toy:moon", "'moons'"]),
     "sklearn": ("fit sklearn:irsi --out new", ["'iris'"]),
     "download": ("fit sklearn:california_housing --out new", ["nothing is downloaded"]),

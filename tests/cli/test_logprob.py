@@ -63,7 +63,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, program: Callable[..., int])
         patch.setattr(finish, "_FEWEST_RANKED", 3)
         assert program("fit", folder / "points.npy", "--out", folder / "kept", *TINY) == 0
     assert program("fit", folder / "points.npy", "--out", folder / "short", *TINY) == 0
-    assert program("fit", folder / "counts.csv", "--out", folder / "table", "--condition", "kind", *TINY) == 0
+    numbers = ["--column-type", "n=number", "--column-type", "m=number"]
+    assert program("fit", folder / "counts.csv", "--out", folder / "table", "--condition", "kind", *numbers, *TINY) == 0
     assert program("fit", folder / "pets.parquet", "--out", folder / "images", *TINY_IMAGES) == 0
     return folder
 

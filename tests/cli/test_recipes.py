@@ -212,6 +212,8 @@ def test_integers_of_any_step_are_trained_by_the_bound(run: Run, tmp_path: Path)
         tmp_path / "run",
         "--recipe",
         "ddpm_vlb",
+        "--column-type",
+        "a=number",
         "--steps",
         5,
         *options(TINY),
@@ -220,7 +222,7 @@ def test_integers_of_any_step_are_trained_by_the_bound(run: Run, tmp_path: Path)
     narrow, wide = sorted(load(tmp_path / "run").recipe.objective.bin_width)
     assert 100 < wide / narrow < 400  # 1 of 0 to 4 against 1 of 0 to 999
     (tmp_path / "bits.csv").write_text("a\n" + "\n".join(map(str, random.integers(0, 2, 200))) + "\n")
-    code, _, err = run("fit", tmp_path / "bits.csv", "--recipe", "ddpm", "--dry-run")
+    code, _, err = run("fit", tmp_path / "bits.csv", "--recipe", "ddpm", "--column-type", "a=number", "--dry-run")
     assert code == 0, err
 
 

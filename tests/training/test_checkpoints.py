@@ -33,7 +33,7 @@ def trainer() -> Trainer:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = NetworkDenoiser(MLP((2,), 8, 1), EDM(0.05, 10.0), edm_f(1.0), 1.0)
-    rows = Rows(np.arange(40), lambda index: (DATA[torch.from_numpy(index)], None))
+    rows = Rows(np.arange(40), lambda index, _: (DATA[torch.from_numpy(index)], None))
     return Trainer(model, edm(1.0), rows, Rows(np.arange(0), rows.take), SETTINGS, 0)
 
 

@@ -42,7 +42,7 @@ def network(seed: int = 0) -> NetworkDenoiser:
 
 def rows(numbers: range, x: Tensor | None = None) -> Rows:
     data = gaussian().sample(300, seed=0).float() if x is None else x
-    return Rows(np.arange(numbers.start, numbers.stop), lambda index: (data[torch.from_numpy(index)], None))
+    return Rows(np.arange(numbers.start, numbers.stop), lambda index, _: (data[torch.from_numpy(index)], None))
 
 
 def trainer(
@@ -266,7 +266,7 @@ def test_without_held_out_rows_the_last_average_is_the_best() -> None:
 
 def test_oracle_the_exact_model_has_a_lower_held_out_loss_in_every_band() -> None:
     data = gaussian().sample(500, seed=3).float()
-    held_out = HeldOut(Rows(np.arange(500), lambda index: (data[torch.from_numpy(index)], None)), edm(1.0), seed=0)
+    held_out = HeldOut(Rows(np.arange(500), lambda index, _: (data[torch.from_numpy(index)], None)), edm(1.0), seed=0)
     exact, untrained = held_out(gaussian())[0], held_out(network())[0]
     # An untrained network predicts F = 0, which is near the truth only where noise is all there is.
     assert exact.mean + 5 * exact.std_error < untrained.mean
@@ -289,7 +289,7 @@ def test_statistics_the_standard_error_is_that_of_other_rows() -> None:
     for seed in range(40):
         data = Gaussian(MEAN, COVARIANCE, SCHEDULE).sample(40, seed=100 + seed).float()
         held_out = HeldOut(
-            Rows(np.arange(40), lambda index, x=data: (x[torch.from_numpy(index)], None)), edm(1.0), seed
+            Rows(np.arange(40), lambda index, _, x=data: (x[torch.from_numpy(index)], None)), edm(1.0), seed
         )
         loss, each = held_out(network())
         means.append(loss.mean)

@@ -37,9 +37,10 @@ class Numbers:
             OptionError: unless all numbers are declared integers, since others have no probability, only a density.
         """
         if not bool(self.integer.all()):
-            others = [
-                repr(n) for n, whole in zip(self.names, self.integer.reshape(-1).tolist(), strict=False) if not whole
-            ]
+            whole = self.integer.reshape(-1).tolist()
+            others = list(
+                dict.fromkeys(repr(name) for name, is_one in zip(self.names, whole, strict=False) if not is_one)
+            )
             more = f" and {len(others) - _LISTED} more" if len(others) > _LISTED else ""
             raise OptionError(
                 f"bits/dim is for integers, which have a probability, but not integers are "

@@ -41,7 +41,7 @@ class Calendar:
     """
 
     name: str
-    parts: dict[str, Part | int]
+    parts: dict[str, Part | int | float]
     kind = "date"
 
     @staticmethod
@@ -57,7 +57,7 @@ class Calendar:
     @property
     def modelled(self) -> dict[str, Part]:
         """The parts that vary."""
-        return {key: part for key, part in self.parts.items() if not isinstance(part, int)}
+        return {key: part for key, part in self.parts.items() if not isinstance(part, int | float)}
 
     @property
     def features(self) -> int:
@@ -101,8 +101,8 @@ class Calendar:
         drawn = dict(zip(self.modelled, x.split(widths, dim=1), strict=True))
         values: dict[str, np.ndarray] = {}
         for key, part in self.parts.items():
-            if isinstance(part, int):
-                values[key] = np.full(len(x), part, dtype=np.int64)
+            if isinstance(part, int | float):
+                values[key] = np.full(len(x), part)
             elif isinstance(part, Category):
                 codes = part.vertices.nearest(drawn[key]).numpy()
                 values[key] = np.array([_WEEKDAYS.index(str(value)) for value in part.values])[codes]
@@ -116,7 +116,7 @@ class Calendar:
         present = ~column.is_null().to_numpy()
         values, found = self._values(column), {}
         for key, part in self.parts.items():
-            if isinstance(part, int):
+            if isinstance(part, int | float):
                 for row in np.flatnonzero(present & (values[key] != part)):
                     found[int(row)] = f"has {key} {values[key][row]}, which was always {part} in training"
             elif isinstance(part, Category):
@@ -140,7 +140,7 @@ class Calendar:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        parts = {key: part if isinstance(part, int) else part.to_json() for key, part in self.parts.items()}
+        parts = {key: part if isinstance(part, int | float) else part.to_json() for key, part in self.parts.items()}
         return {"kind": self.kind, "name": self.name, "parts": parts}
 
     @staticmethod
@@ -148,16 +148,17 @@ class Calendar:
         """The column whose `to_json` gave these fields."""
         kinds: dict[str, type[Number] | type[Category]] = {Number.kind: Number, Category.kind: Category}
         parts = {
-            key: part if isinstance(part, int) else kinds[part["kind"]].from_json(part)
+            key: part if isinstance(part, int | float) else kinds[part["kind"]].from_json(part)
             for key, part in fields["parts"].items()
         }
         return Calendar(fields["name"], parts)
 
 
-def _part(key: str, values: np.ndarray) -> Part | int:
+def _part(key: str, values: np.ndarray) -> Part | int | float:
     """What a part is: its one value, a weekday's names, or numbers."""
-    if len(np.unique(values)) == 1 and values[0] == int(values[0]):
-        return int(values[0])
+    if values.min() == values.max():
+        constant: int | float = values[0].item()
+        return constant
     return Category.fit(key, _column(key, values)) if key == "weekday" else Number.fit(key, values)
 
 

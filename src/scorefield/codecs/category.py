@@ -40,7 +40,7 @@ class Category:
     @staticmethod
     def fit(name: str, column: pa.ChunkedArray, cube: bool | None = None) -> Category:
         """The names that are there, missing cells aside; `cube` is by their number unless told."""
-        values = column.drop_null().unique().to_pylist()
+        values = named(column).drop_null().unique().to_pylist()
         return Category(name, tuple(sorted(values)), len(values) > MOST_SIMPLEX if cube is None else cube)
 
     @property
@@ -73,7 +73,8 @@ class Category:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        found = pc.fill_null(pc.index_in(column, value_set=pa.array(self.values, column.type)), -1)
+        names = named(column)
+        found = pc.fill_null(pc.index_in(names, value_set=pa.array(self.values, names.type)), -1)
         places: np.ndarray = found.to_numpy().astype(np.int64)
         return places
 
@@ -91,13 +92,20 @@ class Category:
         import pyarrow as pa
 
         nearest = pa.array(self.vertices.nearest(x).numpy())
-        return pa.array(self.values, kind).take(nearest)
+        return self.array(kind).take(nearest)
+
+    def array(self, kind: pa.DataType) -> pa.Array:
+        """The names as values of an Arrow type, in their order."""
+        import pyarrow as pa
+
+        return pa.array(self.values).cast(kind) if pa.types.is_temporal(kind) else pa.array(self.values, kind)
 
     def unusable(self, column: pa.ChunkedArray) -> dict[int, str]:
         """Why cells cannot be encoded, by row from 0; missing ones are no fault."""
         unknown = np.flatnonzero((self.codes(column) < 0) & ~column.is_null().to_numpy())
+        names = named(column)
         return {
-            int(row): f"was never {column[int(row)].as_py()!r} in training, known are {self.listed}" for row in unknown
+            int(row): f"was never {names[int(row)].as_py()!r} in training, known are {self.listed}" for row in unknown
         }
 
     @property
@@ -118,3 +126,15 @@ class Category:
     def from_json(fields: dict[str, Any]) -> Category:
         """The column whose `to_json` gave these fields."""
         return Category(fields["name"], tuple(fields["values"]), fields["cube"])
+
+
+def named(column: Any) -> Any:
+    """Values, Arrow's array or chunked one, as names that JSON keeps: dates by their text, −0 as 0."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_temporal(column.type):
+        return column.cast(pa.string())
+    if pa.types.is_float16(column.type):  # with which Arrow does not reckon
+        column = column.cast(pa.float32())
+    return pc.add(column, pa.scalar(0.0, column.type)) if pa.types.is_floating(column.type) else column

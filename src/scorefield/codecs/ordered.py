@@ -74,7 +74,7 @@ class Ordered:
         """n values from (n, d)."""
         import pyarrow as pa
 
-        return pa.array(self.names.values, kind).take(self.ranks.decode(x, pa.int64()))
+        return self.names.array(kind).take(self.ranks.decode(x, pa.int64()))
 
     def unusable(self, column: pa.ChunkedArray) -> dict[int, str]:
         """Why cells cannot be encoded, by row from 0; missing ones are no fault."""

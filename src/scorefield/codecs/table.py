@@ -158,14 +158,15 @@ class TableCodec:
         import pyarrow as pa
 
         x = x.double().cpu()
-        parts = dict(zip(self.columns, x.split([column.features for column in self.columns], dim=1), strict=True))
+        parts = iter(x.split([column.features for column in self.columns], dim=1))
         arrays = []
         for entry, type_name in zip(self.entries, self.types, strict=True):
             kind = arrow_type(type_name)
             if isinstance(entry, Column):
-                arrays.append(entry.decode(parts[entry], kind))
+                arrays.append(entry.decode(next(parts), kind))
             elif isinstance(entry, Constant):
-                arrays.append(pa.array([entry.value] * len(x), pa.string()).cast(kind))
+                constant = pa.nulls(1, kind) if entry.value is None else pa.array([entry.value]).cast(kind)
+                arrays.append(constant.take(pa.array(np.zeros(len(x), dtype=np.int64))))
         return Table(pa.table(arrays, names=list(self.names)), header=self.header, source="decoded table")
 
     def unusable(self, data: Data, gaps: bool = False) -> dict[int, str]:
@@ -175,11 +176,11 @@ class TableCodec:
         for entry, type_name in zip(self.entries, self.types, strict=True):
             if isinstance(entry, LeftOut):
                 continue
-            arrow = _as(table, entry.name, type_name if isinstance(entry, Constant) else _kept(entry, type_name))
             if isinstance(entry, Column):
+                arrow = self._arrow(table, entry)
                 reasons = entry.values.unusable(arrow) if gaps else entry.unusable(arrow)
             else:
-                reasons = _other(entry, arrow, gaps)
+                reasons = _other(entry, table, type_name, gaps)
             for row, reason in reasons.items():
                 found.setdefault(row, f"column {entry.name!r} {reason}")
         return dict(sorted(found.items()))
@@ -261,15 +262,18 @@ def _as(table: Table, name: str, type_name: str) -> pa.ChunkedArray:
         ) from error
 
 
-def _other(entry: Constant, column: pa.ChunkedArray, gaps: bool) -> dict[int, str]:
+def _other(entry: Constant, table: Table, type_name: str, gaps: bool) -> dict[int, str]:
     """The rows in which a constant column has another value, for which no density is known."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    absent = column.is_null().to_numpy()
+    absent = table.columns[entry.name].is_null().to_numpy()
     if entry.value is None:
         return {int(row): "is there, which it never was in training" for row in np.flatnonzero(~absent)}
-    same = pc.fill_null(pc.equal(column, pa.scalar(entry.value).cast(column.type)), gaps).to_numpy()
+    column, value = _as(table, entry.name, type_name), pa.scalar(entry.value).cast(arrow_type(type_name))
+    if pa.types.is_float16(column.type):  # which Arrow does not compare
+        column, value = column.cast(pa.float32()), value.cast(pa.float32())
+    same = pc.fill_null(pc.equal(column, value), gaps).to_numpy()
     return {
         int(row): f"is {'missing' if absent[row] else column[int(row)]}, which was always {entry.value} in training: "
         "no density is known for another value"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scorefield.codecs.calendar import Calendar
-from scorefield.codecs.category import Category
+from scorefield.codecs.category import Category, named
 from scorefield.codecs.column import Column, Values
 from scorefield.codecs.number import Number
 from scorefield.codecs.ordered import Ordered
@@ -161,19 +161,18 @@ def _asked(name: str, present: pa.ChunkedArray, asked: str) -> tuple[Values, str
     """What the user says."""
     import pyarrow as pa
 
-    kind = present.type
+    kind, one = present.type, len(present.unique()) == 1
     numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind)
     if asked == "category":
         return Category.fit(name, present), "as asked"
     if asked == "number" and (numeric or pa.types.is_boolean(kind)):
         values = present.cast(pa.float64()).to_numpy() if pa.types.is_boolean(kind) else present.to_numpy()
-        if len(np.unique(values)) > 1:
-            return Number.fit(name, values), "as asked"
-        return Category.fit(name, present), "one number"
+        return (Category.fit(name, present), "one number") if one else (Number.fit(name, values), "as asked")
     if asked == "date" and (pa.types.is_date(kind) or pa.types.is_timestamp(kind)):
-        return Calendar.fit(name, present), "as asked"
+        return (Category.fit(name, present), "one date") if one else (Calendar.fit(name, present), "as asked")
     if asked.startswith("ordered:"):
-        return Ordered.fit(name, present, _order(name, present, asked.removeprefix("ordered:"))), "as asked"
+        order = _order(name, present, asked.removeprefix("ordered:"))
+        return (Category.fit(name, present), "one value") if one else (Ordered.fit(name, present, order), "as asked")
     known = asked in ("number", "date")
     raise OptionError(
         f"--column-type {name}={asked}: "
@@ -187,10 +186,10 @@ def _order(name: str, present: pa.ChunkedArray, text: str) -> tuple[Any, ...]:
 
     words = [word.strip() for word in text.split("<")]
     try:
-        order = pa.array(words).cast(present.type).to_pylist()
+        order = named(pa.array(words).cast(present.type)).to_pylist()
     except pa.ArrowException as error:
         raise OptionError(f"--column-type {name}=ordered:{text}: no values of {present.type}: {error}") from error
-    lacking = sorted(set(present.unique().to_pylist()) - set(order))
+    lacking = sorted(set(named(present).unique().to_pylist()) - set(order))
     if lacking or len(set(order)) < len(order):
         what = f"{lacking[0]!r} has no place in it" if lacking else "a value comes twice"
         raise OptionError(f"--column-type {name}=ordered:{text}: {what}")
