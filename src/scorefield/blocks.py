@@ -52,45 +52,71 @@ class Blocks:
     numbers: int
 
     @cached_property
-    def _tables(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Vertices (ΣK, D), odds from outputs (ΣK, D), ½‖v‖² (ΣK,), the padded place of each, the numbers in blocks."""
-        vertices, odds, places = [], [], []
-        inside = torch.zeros(self.numbers, dtype=torch.bool)
-        most = max(len(part.points) + (part.flag >= 0) for part in self.parts)
-        for number, part in enumerate(self.parts):
-            count, width = part.points.shape
-            own = slice(part.start, part.start + width)
-            inside[own] = True
-            rows = count + (part.flag >= 0)
-            vertex = torch.zeros(rows, self.numbers, dtype=torch.float64)
-            vertex[:count, own] = part.points
-            odd = vertex.clone()
-            if part.flag >= 0:
-                odd[:, part.flag] = -1.0
-                odd[count, part.flag] = 1.0
-            vertices.append(vertex)
-            odds.append(odd)
-            places.append(number * most + torch.arange(rows))
-        vertex = torch.cat(vertices)
-        return vertex, torch.cat(odds), vertex.square().sum(1) / 2, torch.cat(places), inside
+    def _groups(self) -> tuple[tuple[int, int], ...]:
+        """How many blocks of which width, each filled up to a power of two so that few widths are left."""
+        widths = sorted(_padded(part) for part in self.parts)
+        return tuple((widths.count(width), width) for width in dict.fromkeys(widths))
 
-    def clean(self, f: Tensor, x_t: Tensor, level: NoiseLevel) -> tuple[Tensor, Tensor]:
-        """E[x0 given x_t] of all blocks by (1), (B, D), zero elsewhere; and which numbers are in one, (D,) bool.
+    @cached_property
+    def _tables(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Vertices (S, D), log-odds from outputs (S, D), ½‖v‖² (S,), infinite of none, and (D,) 1 within blocks."""
+        size = sum(count * width for count, width in self._groups)
+        vertices, odds = (torch.zeros(size, self.numbers, dtype=torch.float64) for _ in range(2))
+        halves = torch.full((size,), torch.inf, dtype=torch.float64)
+        inside = torch.zeros(self.numbers, dtype=torch.float64)
+        row = 0
+        for part in sorted(self.parts, key=_padded):
+            count, features = part.points.shape
+            own = slice(part.start, part.start + features)
+            inside[own] = 1.0
+            vertices[row : row + count, own] = part.points
+            odds[row : row + count, own] = part.points
+            halves[row : row + count] = part.points.square().sum(1) / 2
+            if part.flag >= 0:
+                odds[row : row + count, part.flag] = 1.0
+                odds[row + count, part.flag] = -1.0
+                halves[row + count] = 0.0
+            row += _padded(part)
+        return vertices, odds, halves, inside
+
+    @cached_property
+    def _cast(self) -> dict[tuple[torch.dtype, torch.device], tuple[Tensor, ...]]:
+        return {}
+
+    def _like(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The tables, of the type and on the device of x."""
+        key = (x.dtype, x.device)
+        if key not in self._cast:
+            self._cast[key] = tuple(table.to(x) for table in self._tables)
+        return self._cast[key]
+
+    def inside(self, x: Tensor) -> Tensor:
+        """(D,) bool, which numbers of a row are in a block."""
+        return self._like(x)[3].bool()
+
+    def clean(self, f: Tensor, x_t: Tensor, level: NoiseLevel) -> Tensor:
+        """E[x0 given x_t] of all blocks by (1), (B, D), zero elsewhere.
 
         Args:
             f: the network's output, (B, D).
             x_t: noisy rows, (B, D).
             level: their level, of one time or B.
         """
-        vertices, odds, halves, places, inside = (table.to(x_t.device) for table in self._tables)
-        most = max(len(part.points) + (part.flag >= 0) for part in self.parts)
-        blur = self.parts[0].blur
-        c = level.sigma**2 + (level.alpha * blur) ** 2
-        nearness = (level.alpha / c).to(x_t) * (x_t @ vertices.to(x_t).T)
-        evidence = nearness - (level.alpha**2 / c).to(x_t) * halves.to(x_t)
-        padded = x_t.new_full((len(x_t), len(self.parts) * most), -torch.inf)
-        logits = padded.index_copy(1, places, evidence + f @ odds.to(x_t).T)
-        shares = torch.softmax(logits.reshape(len(x_t), len(self.parts), most), dim=-1).flatten(1)
-        g = level.alpha * blur**2 / c
-        mean = shares.index_select(1, places) @ vertices.to(x_t)
-        return torch.where(inside, g.to(x_t) * x_t, 0) + (1 - g * level.alpha).to(x_t) * mean, inside
+        vertices, odds, halves, inside = self._like(x_t)
+        blur, alpha = self.parts[0].blur, level.alpha
+        c = level.sigma**2 + (alpha * blur) ** 2
+        g = alpha * blur**2 / c
+        near, far, kept, drawn = (part.to(x_t) for part in (alpha / c, alpha**2 / c, g, 1 - g * alpha))
+        logits = (near * x_t) @ vertices.T + f @ odds.T - far * halves
+        shares, start = [], 0
+        for count, width in self._groups:
+            own = logits[:, start : start + count * width].unflatten(1, (count, width))
+            shares.append(torch.softmax(own, dim=-1).flatten(1))
+            start += count * width
+        return (kept * inside) * x_t + drawn * (torch.cat(shares, dim=1) @ vertices)
+
+
+def _padded(part: Block) -> int:
+    """The power of two that a block's vertices are filled up to."""
+    count: int = len(part.points) + (part.flag >= 0)
+    return 1 << (count - 1).bit_length()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -58,8 +59,15 @@ class Moments:
 
     def to(self, like: Tensor) -> Moments:
         """These on the device of a tensor, mean and axes of its type; variances stay float64."""
-        variances, rest = self.variances.to(like.device), self.rest.to(like.device)
-        return Moments(self.mean.to(like), self.axes.to(like), variances, rest)
+        key = (like.dtype, like.device)
+        if key not in self._cast:
+            variances, rest = self.variances.to(like.device), self.rest.to(like.device)
+            self._cast[key] = Moments(self.mean.to(like), self.axes.to(like), variances, rest)
+        return self._cast[key]
+
+    @cached_property
+    def _cast(self) -> dict[tuple[torch.dtype, torch.device], Moments]:
+        return {}
 
     def to_tensors(self, prefix: str) -> dict[str, Tensor]:
         """Each by its name, to be stored; `from_tensors` makes them again."""

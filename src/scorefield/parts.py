@@ -32,7 +32,7 @@ from scorefield.samplers.choice import Solvers
 from scorefield.storage import MANIFEST, read_files, write_files
 from scorefield.weights import check_header, load_weights
 
-FORMAT = 1
+FORMAT = 2
 _SOLVERS = "solvers.json"
 _MOMENTS, _REFERENCE = "moments.", "reference.log_prob"  # what names of tensors begin with, or are
 

@@ -44,22 +44,27 @@ def along_axes(
     Returns:
         (B, D) in x_t's type.
     """
-    variances = moments.variances.to(x_t.device)
     a, b = notation.row(level)
-    c = level.alpha**2 * variances + level.sigma**2
-    into = c.rsqrt().to(x_t)
-    straight = ((a * level.alpha * variances + b * level.sigma) / c).to(x_t)
-    gain = ((a * level.sigma - b * level.alpha) * (variances / c).sqrt()).to(x_t)
-    mean, axes = moments.mean.to(x_t), moments.axes.to(x_t)
+    alpha, sigma = level.alpha, level.sigma
+    if alpha.ndim:
+        # A level for each row makes tables of B times D, for which the type of x_t has digits enough.
+        a, b, alpha, sigma = (part.to(x_t) for part in (a, b, alpha, sigma))
+    variances = moments.variances.to(alpha)
+    c = alpha**2 * variances + sigma**2
+    into = c.rsqrt()
+    straight = ((a * alpha * variances + b * sigma) / c).to(x_t)
+    gain = ((a * sigma - b * alpha) * variances.sqrt() * into).to(x_t)
+    own = moments.to(x_t)
     # In full precision: what lies along a flat axis is a small difference of large numbers.
     with torch.autocast(x_t.device.type, enabled=False):
-        h = (x_t - level.alpha.to(x_t) * mean) @ axes
-        u = into * h
+        h = (x_t - alpha.to(x_t) * own.mean) @ own.axes
+        u = into.to(x_t) * h
     f = network(u).to(x_t.dtype)
     with torch.autocast(x_t.device.type, enabled=False):
-        y = a.to(x_t) * mean + torch.addcmul(straight * h, gain, f) @ axes.T
+        y = a.to(x_t) * own.mean + torch.addcmul(straight * h, gain, f) @ own.axes.T
         if blocks is None:
             return y
-        clean, inside = blocks.clean(f, x_t, level)
-        epsilon = (x_t - level.alpha.to(x_t) * clean) / level.sigma.to(x_t)
-        return torch.where(inside, a.to(x_t) * clean + b.to(x_t) * epsilon, y)
+        clean = blocks.clean(f, x_t, level)
+        # y = a x0 + b ε once more, for numbers whose x0 is known otherwise.
+        from_clean, from_noisy = ((a - b * alpha / sigma).to(x_t), (b / sigma).to(x_t))
+        return torch.where(blocks.inside(x_t), from_clean * clean + from_noisy * x_t, y)

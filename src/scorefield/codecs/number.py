@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _SPIKE = 0.2  # share of all rows
+_STANDS_OUT = 4  # times as many rows as the next value on either side, or a smooth count of few values had spikes
 _FEWEST_BESIDE = 10  # different values beside spikes
 _ON_GRID = 1e-6  # of a step, that a value on the grid may be off by rounding
 _FEWEST_ROWS = 50  # in a spike
@@ -51,7 +52,8 @@ class Number:
             DataError: for numbers that float64 cannot tell apart or square.
         """
         distinct, counts = np.unique(values, return_counts=True)
-        spiked = (counts >= _SPIKE * len(values)) & (counts >= _FEWEST_ROWS)
+        beside = np.maximum(np.append(counts[1:], 0), np.append(0, counts[:-1]))
+        spiked = (counts >= _SPIKE * len(values)) & (counts >= _FEWEST_ROWS) & (counts >= _STANDS_OUT * beside)
         if not spiked.any() or len(distinct) - spiked.sum() < _FEWEST_BESIDE:
             return Number(NumericColumn.fit(name, values, normal=True))
         rest = values[~np.isin(values, distinct[spiked])]
