@@ -106,8 +106,11 @@ class Blocks:
         blur, alpha = self.parts[0].blur, level.alpha
         c = level.sigma**2 + (alpha * blur) ** 2
         g = alpha * blur**2 / c
-        near, far, kept, drawn = (part.to(x_t) for part in (alpha / c, alpha**2 / c, g, 1 - g * alpha))
-        logits = (near * x_t) @ vertices.T + f @ odds.T - far * halves
+        gain = alpha * (alpha**2 + level.sigma**2).sqrt() / c
+        near, far, kept, drawn, gain = (
+            part.to(x_t) for part in (alpha / c, alpha**2 / c, g, 1 - g * alpha, gain)
+        )
+        logits = (near * x_t) @ vertices.T + (gain * f) @ odds.T - far * halves
         shares, start = [], 0
         for count, width in self._groups:
             own = logits[:, start : start + count * width].unflatten(1, (count, width))
