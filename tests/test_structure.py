@@ -30,7 +30,7 @@ FLOORS = (
         "networks",
         "calculus",
         "ode",
-        *("diagnostics", "chunks", "polar", "moments", "quadrature", "tableaus"),
+        *("diagnostics", "chunks", "polar", "moments", "quadrature", "tableaus", "blocks"),
     ),
     ("parametrization", "whitening"),
     ("model", "energies", "variational"),

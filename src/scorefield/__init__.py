@@ -7,11 +7,19 @@ if TYPE_CHECKING:
     from scorefield import recipes
     from scorefield.api import fit, load
     from scorefield.bundle import Bundle
+    from scorefield.codecs.between import Among, Between
     from scorefield.recipes import Recipe
 
-__all__ = ["Bundle", "Recipe", "fit", "load", "recipes"]
+__all__ = ["Among", "Between", "Bundle", "Recipe", "fit", "load", "recipes"]
 
-_HOMES = {"fit": "api", "load": "api", "Bundle": "bundle", "Recipe": "recipes"}
+_HOMES = {
+    "fit": "api",
+    "load": "api",
+    "Bundle": "bundle",
+    "Recipe": "recipes",
+    "Among": "codecs.between",
+    "Between": "codecs.between",
+}
 
 
 def __getattr__(name: str) -> Any:
