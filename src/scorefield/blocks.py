@@ -107,9 +107,7 @@ class Blocks:
         c = level.sigma**2 + (alpha * blur) ** 2
         g = alpha * blur**2 / c
         gain = alpha * (alpha**2 + level.sigma**2).sqrt() / c
-        near, far, kept, drawn, gain = (
-            part.to(x_t) for part in (alpha / c, alpha**2 / c, g, 1 - g * alpha, gain)
-        )
+        near, far, kept, drawn, gain = (part.to(x_t) for part in (alpha / c, alpha**2 / c, g, 1 - g * alpha, gain))
         logits = (near * x_t) @ vertices.T + (gain * f) @ odds.T - far * halves
         shares, start = [], 0
         for count, width in self._groups:

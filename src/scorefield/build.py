@@ -16,6 +16,7 @@ from scorefield.data.schema import suggestion
 from scorefield.discrete import Discrete
 from scorefield.errors import OptionError
 from scorefield.model import EnergyDenoiser, NetworkDenoiser
+from scorefield.moments import ALL_AXES
 from scorefield.networks.mlp import MLP
 from scorefield.networks.unet import UNet
 from scorefield.noise import EDM, VE, VP, Cosine, Flow, Schedule, SubVP
@@ -79,6 +80,10 @@ def build_model(
         made = _named(NETWORKS, recipe.network.kind or "mlp", "network.kind")
         network = made(recipe.network, shape, condition_features, 2 if learns_variance else 1)
     sigma_data = _known(recipe.noise.sigma_data)
+    if recipe.network.whitened and (len(shape) != 1 or shape[0] > ALL_AXES or recipe.network.energy):
+        raise OptionError(
+            f"network.whitened=true is for rows of at most {ALL_AXES} numbers, not of shape {shape}, and no energies"
+        )
     parts = (network, build_schedule(recipe.noise), _parametrization(recipe.objective.prediction, sigma_data))
     told = recipe.network.noise_conditional is not False
     if recipe.network.energy:

@@ -302,7 +302,7 @@ class Bundle(Parts):
         others = {name: wish for name, wish in given.items() if name not in names}
         if not others or not isinstance(codec, TableCodec):
             return {**own, **others}, None
-        return own, given_row(codec, others)
+        return own, given_row(codec, others, names)
 
     def blank(self, *, seed: int = 0, given: Mapping[str, Any] | None = None) -> Data:
         """One row in the form that `sample` gives, without asking the network: to see early what can be done with it.

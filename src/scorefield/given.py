@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,18 +42,19 @@ class Given:
     constraints: tuple[Constraint, ...]
 
 
-def given_row(codec: TableCodec, given: Mapping[str, Any]) -> Given:
+def given_row(codec: TableCodec, given: Mapping[str, Any], conditions: Sequence[str] = ()) -> Given:
     """What is known of a row of which some columns are given.
 
     Args:
         codec: of the table.
         given: by column a value, None or "" for a missing one; `Between`; or `Among`.
+        conditions: what the model is told in another way, for messages.
 
     Raises:
         OptionError: for columns that are not modelled, values that were never seen, and ranges that hold none.
     """
     for name in given:
-        _check_modelled(codec, name)
+        _check_modelled(codec, name, conditions)
     cells, known, constraints = [], [], []
     for column in codec.columns:
         own, is_known = _cells(codec, column, given.get(column.name, _ANY))
@@ -70,13 +71,13 @@ def given_row(codec: TableCodec, given: Mapping[str, Any]) -> Given:
 _ANY = object()  # a column of which nothing is said
 
 
-def _check_modelled(codec: TableCodec, name: str) -> None:
+def _check_modelled(codec: TableCodec, name: str, conditions: Sequence[str]) -> None:
     for entry in codec.entries:
         if entry.name == name and isinstance(entry, Constant):
             raise OptionError(f"--given: column {name!r} is {entry.value} in every row, nothing depends on it")
         if entry.name == name and isinstance(entry, LeftOut):
             raise OptionError(f"--given: column {name!r} is not modelled: {entry.reason}")
-    names = [column.name for column in codec.columns]
+    names = [*conditions, *(column.name for column in codec.columns)]
     if name not in names:
         raise OptionError(f"--given: no column {name!r}{suggestion(name, names)}; there are {names}")
 

@@ -227,7 +227,9 @@ def _network(
         network = given.model_copy(update={"kind": kind, "width": width, "depth": depth})
         if given.whitened is None:
             plain = given.energy or given.noise_conditional is not True or objective.criterion != "denoising"
-            network = network.model_copy(update={"whitened": not plain and facts.numbers <= ALL_AXES})
+            network = network.model_copy(
+                update={"whitened": not plain and facts.shape == (min(facts.numbers, ALL_AXES),)}
+            )
         said.append(f"network: mlp, {depth} hidden layers of {width}" + _remarks(network))
     elif kind == "unet":
         if len(facts.shape) != 3:

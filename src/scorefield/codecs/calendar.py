@@ -6,6 +6,7 @@ a number of seconds on the grid that it was written on.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ _UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _MONDAY = 4  # the first Monday, in days since 1970
 _UNEVEN = 60.0  # χ² of six degrees of freedom beyond which weekdays differ, by chance in one of 10¹⁰ columns
 _FEWEST_WEEKS = 4
+_AVOIDED = 23.0  # −log of the chance that some weekdays never come, one in 10¹⁰
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 Part = Number | Category
@@ -48,10 +50,8 @@ class Calendar:
     def fit(name: str, column: pa.ChunkedArray) -> Calendar:
         """Measure the dates that are there, missing cells aside."""
         days, seconds = _days_and_seconds(column.drop_null())
-        weekdays = np.bincount((days - _MONDAY) % 7, minlength=7)
-        expected = len(days) / 7
-        uneven = len(days) >= 7 * _FEWEST_WEEKS and float(((weekdays - expected) ** 2).sum() / expected) > _UNEVEN
-        parts = {"day": days} if not uneven else {"week": (days - _MONDAY) // 7, "weekday": (days - _MONDAY) % 7}
+        weeks, weekdays = np.divmod(days - _MONDAY, 7)
+        parts = {"week": weeks, "weekday": weekdays} if _uneven(weekdays) else {"day": days}
         return Calendar(name, {key: _part(key, values) for key, values in {**parts, "seconds": seconds}.items()})
 
     @property
@@ -152,6 +152,16 @@ class Calendar:
             for key, part in fields["parts"].items()
         }
         return Calendar(fields["name"], parts)
+
+
+def _uneven(weekdays: np.ndarray) -> bool:
+    """Whether some weekdays are rarer than chance would have them, or never come."""
+    counts, expected = np.bincount(weekdays, minlength=7), len(weekdays) / 7
+    never = int((counts == 0).sum())
+    # Of n days, k given weekdays are none by chance with probability (1 − k/7)ⁿ.
+    avoided = math.log(math.comb(7, never)) + len(weekdays) * math.log1p(-never / 7) if never < 7 else 0.0
+    told = len(weekdays) >= 7 * _FEWEST_WEEKS and float(((counts - expected) ** 2).sum() / expected) > _UNEVEN
+    return told or avoided < -_AVOIDED
 
 
 def _part(key: str, values: np.ndarray) -> Part | int | float:
