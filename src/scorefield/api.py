@@ -192,7 +192,9 @@ def _prepare(
     noise_range = measure_noise_range(
         features.measured_rows(data, seed), resolution=features.codec.resolution, seed=seed, rows=len(data)
     )
-    facts = DataFacts(features.codec.shape, len(data), noise_range, device, features.codec.steps)
+    facts = DataFacts(
+        features.codec.shape, len(data), noise_range, device, features.codec.steps, features.blocks is not None
+    )
     complete, choices = resolve(recipe, facts)
     return noise_range, complete, [noise_range.reason, *choices]
 

@@ -40,7 +40,14 @@ def describe_data(
         measured = measure_noise_range(rows, resolution=features.codec.resolution, rows=len(data))
     except DataError as error:
         return [*lines, "", f"cannot be modelled: {error}"]
-    facts = DataFacts(features.codec.shape, len(data), measured, torch.device("cpu"), features.codec.steps)
+    facts = DataFacts(
+        features.codec.shape,
+        len(data),
+        measured,
+        torch.device("cpu"),
+        features.codec.steps,
+        features.blocks is not None,
+    )
     _, choices = resolve(auto(), facts)
     lines += ["", "columns", *_indented(features.codec.describe()), *_indented(features.codec.notes)]
     if features.condition_names:
