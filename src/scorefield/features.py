@@ -12,6 +12,7 @@ from torch import Tensor
 
 from scorefield.blocks import Blocks
 from scorefield.codecs.base import Codec
+from scorefield.codecs.cells import Cells
 from scorefield.codecs.choose import codec_from_json, fit_codec
 from scorefield.codecs.condition import ConditionCodec
 from scorefield.codecs.table import TableCodec
@@ -23,6 +24,8 @@ from scorefield.training.rows import Take
 
 _ENCODED_AT_ONCE = 1 << 28  # numbers; images of more are encoded batch by batch
 _MEASURED = 1 << 26  # numbers from which the noise range is measured
+_MEASURED_IN_CELLS = 1 << 23  # of a table, which take four times the memory
+_CELLS_AT_ONCE = 1 << 16  # rows
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,9 @@ class Features:
         rest, values = _take_out(data, self.condition_names)
         conditions = None if self.conditions is None else self.conditions.encode(values).to(device)
         if isinstance(self.codec, TableCodec):
-            cells = self.codec.cells(rest).kept(device)
+            # In float64 a part at a time: of a million rows of twenty columns they would be gigabytes.
+            parts = np.split(np.arange(len(rest)), range(_CELLS_AT_ONCE, len(rest), _CELLS_AT_ONCE))
+            cells = Cells.below([self.codec.cells(rest.rows(part)).kept(device) for part in parts])
 
             def within(numbers: np.ndarray, offsets: Noise) -> tuple[Tensor, Tensor | None]:
                 index = torch.from_numpy(numbers).to(device)
@@ -184,7 +189,8 @@ class Features:
         Numbers of a table stand somewhere in their cells, as they do in training.
         """
         rest, _ = _take_out(data, self.condition_names)
-        most = max(4000, _MEASURED // max(1, int(np.prod(self.codec.shape))))
+        numbers = _MEASURED_IN_CELLS if isinstance(self.codec, TableCodec) else _MEASURED
+        most = max(4000, numbers // max(1, int(np.prod(self.codec.shape))))
         if len(rest) > most:
             rest = rest.rows(np.sort(Stream(seed, "rows measured").permutation(len(rest))[:most]))
         if not isinstance(self.codec, TableCodec):

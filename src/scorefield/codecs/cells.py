@@ -62,6 +62,16 @@ class Cells:
             torch.cat([part.log_slope for part in parts], dim=1),
         )
 
+    @staticmethod
+    def below(parts: Sequence[Cells]) -> Cells:
+        """The rows of several, one after the other."""
+        return Cells(
+            torch.cat([part.centre for part in parts]),
+            torch.cat([part.extent for part in parts]),
+            torch.cat([part.blurred for part in parts]),
+            torch.cat([part.log_slope for part in parts]),
+        )
+
     def where(self, chosen: Tensor, other: Cells) -> Cells:
         """These in the rows (n,) chosen, others elsewhere."""
         rows = chosen.unsqueeze(1)
