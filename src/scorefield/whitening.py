@@ -28,26 +28,27 @@ def along_axes(
     """The output y of (2).
 
     Args:
-        network: F, from (B, D) to (B, D).
+        network: F, from (B, *shape) to (B, *shape), D numbers a row.
         moments: mean and covariance with all D axes.
         notation: of y.
-        x_t: noisy data, (B, D).
+        x_t: noisy data, (B, *shape).
         level: its level, of one time or B.
 
     Returns:
-        (B, D) in x_t's type.
+        (B, *shape) in x_t's type.
     """
     variances = moments.variances.to(x_t.device)
-    a, b = notation.row(level)
-    c = level.alpha**2 * variances + level.sigma**2
+    a, b, alpha, sigma = (part.reshape(-1, 1) for part in (*notation.row(level), level.alpha, level.sigma))
+    c = alpha**2 * variances + sigma**2
     into = c.rsqrt().to(x_t)
-    straight = ((a * level.alpha * variances + b * level.sigma) / c).to(x_t)
-    gain = ((a * level.sigma - b * level.alpha) * (variances / c).sqrt()).to(x_t)
-    mean, axes = moments.mean.to(x_t), moments.axes.to(x_t)
+    straight = ((a * alpha * variances + b * sigma) / c).to(x_t)
+    gain = ((a * sigma - b * alpha) * (variances / c).sqrt()).to(x_t)
+    mean, axes = moments.mean.to(x_t).reshape(-1), moments.axes.to(x_t)
     # In full precision: what lies along a flat axis is a small difference of large numbers.
     with torch.autocast(x_t.device.type, enabled=False):
-        h = (x_t - level.alpha.to(x_t) * mean) @ axes
+        h = (x_t.flatten(1) - alpha.to(x_t) * mean) @ axes
         u = into * h
-    f = network(u).to(x_t.dtype)
+    f = network(u.reshape(x_t.shape)).to(x_t.dtype).flatten(1)
     with torch.autocast(x_t.device.type, enabled=False):
-        return a.to(x_t) * mean + torch.addcmul(straight * h, gain, f) @ axes.T
+        y = a.to(x_t) * mean + torch.addcmul(straight * h, gain, f) @ axes.T
+    return y.reshape(x_t.shape)
