@@ -151,14 +151,17 @@ class TableCodec:
         import pyarrow as pa
 
         x = x.double().cpu()
-        parts = dict(zip(self.columns, x.split([column.features for column in self.columns], dim=1), strict=True))
+        parts = iter(x.split([column.features for column in self.columns], dim=1))
         arrays = []
         for entry, type_name in zip(self.entries, self.types, strict=True):
             kind = arrow_type(type_name)
             if isinstance(entry, Column):
-                arrays.append(entry.decode(parts[entry], kind))
+                arrays.append(entry.decode(next(parts), kind))
             elif isinstance(entry, Constant):
-                arrays.append(pa.array([entry.value] * len(x), pa.string()).cast(kind))
+                values = pa.nulls(len(x), kind)
+                if entry.value is not None:
+                    values = pa.array([entry.value] * len(x), pa.string()).cast(kind)
+                arrays.append(values)
         return Table(pa.table(arrays, names=list(self.names)), header=self.header, source="decoded table")
 
     def unusable(self, data: Data, gaps: bool = False) -> dict[int, str]:
