@@ -250,7 +250,7 @@ def test_gaps_of_training_are_filled_here(
 
     def far(stream: Stream, *arguments: Any, **others: Any) -> Tensor:
         z = normal(stream, *arguments, **others)
-        return torch.full_like(z, 6.5) if stream.name == "offsets of what is given" else z
+        return torch.full_like(z, -6.5) if stream.name == "offsets of what is given" else z
 
     monkeypatch.setattr(Stream, "normal", far)
     assert model.impute(data, how=FEW).columns["port"].null_count == 0

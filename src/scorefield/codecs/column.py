@@ -19,7 +19,7 @@ from scorefield.codecs.vertices import BLUR, REACH, Vertices
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FLAG = Vertices(2)  # −1 for a cell that is there, 1 for a missing one
+FLAG = Vertices(2)  # 1 for a cell that is there, −1 for a missing one
 
 
 class Values(Protocol):
