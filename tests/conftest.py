@@ -1,4 +1,4 @@
-"""A table of every kind of column, and a model of any table that needs no training: the Gaussian of its encoded rows."""
+"""A table of every kind of column, and a model of any table without training: the Gaussian of its encoded rows."""
 
 from __future__ import annotations
 

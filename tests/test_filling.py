@@ -240,9 +240,7 @@ def test_columns_may_stand_in_another_order_and_in_other_types(model: Bundle, pe
     assert max(out["gain"].to_pylist()) > 127
 
 
-def test_gaps_of_training_are_filled_here(
-    model: Bundle, people: pa.Table, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gaps_of_training_are_filled_here(model: Bundle, people: pa.Table, monkeypatch: pytest.MonkeyPatch) -> None:
     # However far from its vertex the flag of a cell is put, as it is once in millions: it never reads as a gap.
     data = people.slice(0, 40).set_column(5, "port", pa.nulls(40, pa.string()))
     assert model.impute(data, how=FEW).columns["port"].null_count == 0

@@ -18,7 +18,7 @@ from scorefield.networks.mlp import MLP
 from scorefield.noise import EDM, VP, Flow, Schedule, SubVP
 from scorefield.objectives.implicit import has_closed_trace
 from scorefield.overrides import override
-from scorefield.parametrization import EPSILON, SCORE, V, VELOCITY, X0, Parametrization, edm_f
+from scorefield.parametrization import EPSILON, SCORE, VELOCITY, X0, Parametrization, V, edm_f
 from scorefield.randomness import Stream
 
 SCHEDULES: dict[str, Schedule] = {"edm": EDM(0.01, 80.0), "vp": VP(), "flow": Flow(t_min=1e-3), "subvp": SubVP()}
@@ -193,9 +193,7 @@ def test_oracle_gradient_and_divergence_of_the_score(schedule: Schedule) -> None
     bent = whitened(Bent(), schedule, EPSILON, model.moments)
     _, trace = divergence(lambda place: bent.score(place, t), x)
     h = 1e-5 * torch.eye(3, dtype=torch.float64)
-    slopes = sum(
-        (bent.score(x + step, t) - bent.score(x - step, t))[:, place] / 2e-5 for place, step in enumerate(h)
-    )
+    slopes = sum((bent.score(x + step, t) - bent.score(x - step, t))[:, place] / 2e-5 for place, step in enumerate(h))
     torch.testing.assert_close(trace, torch.as_tensor(slopes), rtol=1e-5, atol=1e-5)
     (gradient,) = torch.autograd.grad(bent(x.requires_grad_(), t).x0.square().sum(), x)
     assert gradient.isfinite().all()

@@ -216,7 +216,7 @@ def _put_in(data: Table, codec: TableCodec, draws: int, filled: Table, numbers: 
 
 
 def _widens(seen: pa.DataType, drawn: pa.DataType) -> bool:
-    """Whether drawn values need their own type beside seen ones: any beside none, numbers that whole ones cannot hold."""
+    """Whether drawn values need their own type: beside none, and numbers that whole ones seen may not hold."""
     import pyarrow as pa
 
     whole = pa.types.is_integer(seen) and (pa.types.is_integer(drawn) or pa.types.is_floating(drawn))

@@ -100,5 +100,3 @@ def test_draws_have_the_truncated_law(schedule: Schedule, case: str) -> None:
         assert uneven((u[nearest == 0].unsqueeze(1) - low) / WITHIN) < 1
     if bool((nearest > 0).any()):
         assert uneven(u[nearest > 0].unsqueeze(1)) < 1
-
-
