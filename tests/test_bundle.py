@@ -283,7 +283,7 @@ def test_the_card_names_data_recipe_and_conditions(folder: Path) -> None:
         ({"rows": 2, "sampler": "adaptive", "steps": 4}, OptionError, "a tolerance, not 4 steps"),
         ({"rows": 2, "sampler": "heum"}, OptionError, "'heum' is not known.*heun"),
         ({"rows": 2, "given": {"kind": "c"}}, OptionError, "'kind' was never 'c'.*a, b"),
-        ({"rows": 2, "given": {"n": 3}}, OptionError, r"not conditioned on 'n', only on \['kind'\]"),
+        ({"rows": 2, "given": {"m": 3}}, OptionError, r"no column 'm'; there are \['n', 'x'\]"),
     ],
 )
 def test_misuse_is_refused_before_the_model_is_asked(

@@ -6,7 +6,8 @@ with c = σ² + α²τ² and g = ατ²/c,
     p_k ∝ exp(f_k − ‖x_t − αv_k‖²/2c),    E[x0 given x_t] = g x_t + (1 − gα) Σ p_k v_k                        (1)
 
 What x_t itself says of the name is thus exact at every level, and f is what the rest of the row says. A network gives
-d numbers for a block, f_k = v_kᵀ f; a vertex at the origin, for a name that is missing, has its own from the number
+d numbers f for a block, and f_k = α√(α² + σ²)/c v_kᵀ f, so that they are of order one: what other names in the row say
+grows with c as what this one says does. A vertex at the origin, for a name that is missing, has its own from the number
 before the block, which says whether it is.
 """
 
@@ -18,8 +19,6 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-
-from scorefield.noise import NoiseLevel
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,19 +93,18 @@ class Blocks:
         """(D,) bool, which numbers of a row are in a block."""
         return self._like(x)[3].bool()
 
-    def clean(self, f: Tensor, x_t: Tensor, level: NoiseLevel) -> Tensor:
+    def clean(self, f: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """E[x0 given x_t] of all blocks by (1), (B, D), zero elsewhere.
 
         Args:
             f: the network's output, (B, D).
             x_t: noisy rows, (B, D).
-            level: their level, of one time or B.
+            alpha, sigma: α and σ, (B, 1) or (1, 1).
         """
         vertices, odds, halves, inside = self._like(x_t)
-        blur, alpha = self.parts[0].blur, level.alpha
-        c = level.sigma**2 + (alpha * blur) ** 2
-        g = alpha * blur**2 / c
-        gain = alpha * (alpha**2 + level.sigma**2).sqrt() / c
+        blur = self.parts[0].blur
+        c = sigma**2 + (alpha * blur) ** 2
+        gain, g = alpha * (alpha**2 + sigma**2).sqrt() / c, alpha * blur**2 / c
         near, far, kept, drawn, gain = (part.to(x_t) for part in (alpha / c, alpha**2 / c, g, 1 - g * alpha, gain))
         logits = (near * x_t) @ vertices.T + (gain * f) @ odds.T - far * halves
         shares, start = [], 0

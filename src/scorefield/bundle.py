@@ -76,7 +76,8 @@ class Bundle(Parts):
             filling = replace(how or Filling(), seed=seed)
             model_of = self._models(conditions)
             drawn = draw_given(model_of, self.denoiser, wished, rows, filling, on_progress)
-            return self.features.decode(drawn, conditions)
+            decoded = self.features.decode(drawn, conditions)
+            return wished.kept(decoded) if isinstance(decoded, Table) else decoded
         chosen = self.sampler_for(sampler, steps, tolerance)
         drawn = draw(
             self._models(conditions),

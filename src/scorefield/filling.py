@@ -19,6 +19,7 @@ from scorefield.chunks import in_chunks
 from scorefield.codecs.cells import Cells
 from scorefield.codecs.table import TableCodec
 from scorefield.codecs.taken import Constant
+from scorefield.codecs.vertices import REACH
 from scorefield.data.kinds import Data, Table
 from scorefield.drawing import OnProgress, Progress
 from scorefield.errors import DataError, OptionError
@@ -26,6 +27,7 @@ from scorefield.features import Features
 from scorefield.given import Given
 from scorefield.guidance.constraints import Constraint
 from scorefield.guidance.particles import ParticleFilter
+from scorefield.guidance.rows import by_row
 from scorefield.model import Denoiser
 from scorefield.randomness import Stream
 
@@ -76,7 +78,7 @@ def draw_given(
     def of(part: range) -> tuple[Cells, Tensor]:
         return given.cells.rows(torch.zeros(len(part), dtype=torch.long)), given.known.expand(len(part), -1)
 
-    return _drawn(model_of, denoiser, of, rows, given.constraints, how, on_progress)
+    return _drawn(model_of, denoiser, of, range(rows), given.constraints, how, on_progress)
 
 
 def impute(
@@ -114,10 +116,10 @@ def impute(
     if draws > 1 and "draw" in data.columns.column_names:
         raise DataError(f"{data.source}: it has a column 'draw', which several draws would write: rename it")
     table, conditions = features.to_fill(data)
+    codec.check_seen(table)
     open_rows = np.flatnonzero(_has_holes(codec, table))
     # Only rows with holes cost anything; each keeps its own number, by which it is drawn.
     numbers = (open_rows[:, None] * draws + np.arange(draws)).reshape(-1)
-    codec.check_seen(table)
     drawn = torch.zeros(0, *codec.shape)
     if len(numbers):
 
@@ -128,7 +130,7 @@ def impute(
             own = open_rows[np.arange(part.start, part.stop) // draws]
             return model_of(None if conditions is None else conditions[torch.from_numpy(own)])
 
-        drawn = _drawn(model, denoiser, of, len(numbers), (), how, on_progress)
+        drawn = _drawn(model, denoiser, of, numbers.tolist(), (), how, on_progress)
     filled = _put_in(data, codec, draws, codec.decode(drawn), numbers)
     return replace(data, columns=filled, first_line=None, notes=())
 
@@ -137,21 +139,24 @@ def _drawn(
     model_of: Callable[[range], Denoiser],
     denoiser: Denoiser,
     of: Callable[[range], tuple[Cells, Tensor]],
-    rows: int,
+    names: Sequence[int],
     constraints: Sequence[Constraint],
     how: Filling,
     on_progress: OnProgress | None,
 ) -> Tensor:
-    """Rows (rows, D) given their cells and which numbers are known, in chunks."""
+    """Rows (n, D) given their cells and which numbers are known, by place in `names`, their own numbers; in chunks."""
     parameter = next(denoiser.parameters())
     features, drawn, asked = of(range(1))[0].centre.shape[1], [], _Asked()
+    offsets, rows = Stream(how.seed, "offsets of what is given"), len(names)
     handle = denoiser.register_forward_hook(asked.add)
 
     def work(part: range) -> Tensor:
         cells, known = of(part)
-        z = Stream(how.seed, "offsets of what is given").normal(part, (features,), dtype=torch.float64)
+        numbers = names[part.start : part.stop]
+        # Further out a cell would stand where another name, or a gap, is nearer.
+        z = by_row(numbers, lambda run: offsets.normal(run, (features,), dtype=torch.float64)).clamp(-REACH, REACH)
         x0 = cells.drawn(z).to(parameter)
-        drawn = how.filter(model_of(part), x0, known.to(parameter.device), constraints, seed=how.seed, rows=part)
+        drawn = how.filter(model_of(part), x0, known.to(parameter.device), constraints, seed=how.seed, rows=numbers)
         return drawn.cpu()
 
     size = max(1, min(_PARTICLES, _NUMBERS // features) // how.particles)
@@ -211,7 +216,8 @@ def _put_in(data: Table, codec: TableCodec, draws: int, filled: Table, numbers: 
 
 
 def _widens(seen: pa.DataType, drawn: pa.DataType) -> bool:
-    """Whether drawn values need their own type beside seen ones: fractions beside whole numbers, any beside none."""
+    """Whether drawn values need their own type: beside none, and numbers that whole ones seen may not hold."""
     import pyarrow as pa
 
-    return pa.types.is_null(seen) or (pa.types.is_integer(seen) and pa.types.is_floating(drawn))
+    whole = pa.types.is_integer(seen) and (pa.types.is_integer(drawn) or pa.types.is_floating(drawn))
+    return pa.types.is_null(seen) or (whole and seen != drawn)

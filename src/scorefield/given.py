@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +18,7 @@ from scorefield.codecs.number import Number
 from scorefield.codecs.ordered import Ordered
 from scorefield.codecs.table import TableCodec
 from scorefield.codecs.taken import Constant, LeftOut
+from scorefield.data.kinds import Table
 from scorefield.data.schema import suggestion
 from scorefield.errors import OptionError
 from scorefield.guidance.constraints import Constraint, Interval, Vertices
@@ -35,11 +36,22 @@ class Given:
         cells: of one row; numbers that are not known are of no account.
         known: (1, D) bool.
         constraints: on the others.
+        values: by column, those that are given, None for a missing one.
     """
 
     cells: Cells
     known: Tensor
     constraints: tuple[Constraint, ...]
+    values: Mapping[str, Any]
+
+    def kept(self, drawn: Table) -> Table:
+        """Drawn rows with what is given as it was said, neither rounded nor brought into the range that was seen."""
+        import pyarrow as pa
+
+        columns = {name: drawn.columns[name] for name in drawn.columns.column_names}
+        for name, value in self.values.items():
+            columns[name] = pa.chunked_array([pa.array([value] * len(drawn), columns[name].type)])
+        return replace(drawn, columns=pa.table(columns))
 
 
 def given_row(codec: TableCodec, given: Mapping[str, Any], conditions: Sequence[str] = ()) -> Given:
@@ -56,16 +68,21 @@ def given_row(codec: TableCodec, given: Mapping[str, Any], conditions: Sequence[
     for name in given:
         _check_modelled(codec, name, conditions)
     cells, known, constraints = [], [], []
+    values: dict[str, Any] = {}
     for column in codec.columns:
-        own, is_known = _cells(codec, column, given.get(column.name, _ANY))
+        wish, kind = given.get(column.name, _ANY), codec.type_of(column)
+        if isinstance(wish, Among):
+            wish = replace(wish, values=tuple(_value(value, kind, column.name) for value in wish.values))
+        elif wish is not _ANY and not isinstance(wish, Between):
+            wish = values[column.name] = None if wish is None or wish == "" else _value(wish, kind, column.name)
+        own, is_known = _cells(column, wish, kind)
         cells.append(own)
         known.append(is_known)
-        wish = given.get(column.name)
         if isinstance(wish, Between | Among):
             places = torch.arange(codec.place(column.name).start + column.gaps, codec.place(column.name).stop)
             constraint = _constraint(column, wish, places)
             constraints += [] if constraint is None else [constraint]
-    return Given(Cells.beside(cells), torch.cat(known, dim=1), tuple(constraints))
+    return Given(Cells.beside(cells), torch.cat(known, dim=1), tuple(constraints), values)
 
 
 _ANY = object()  # a column of which nothing is said
@@ -82,11 +99,10 @@ def _check_modelled(codec: TableCodec, name: str, conditions: Sequence[str]) -> 
         raise OptionError(f"--given: no column {name!r}{suggestion(name, names)}; there are {names}")
 
 
-def _cells(codec: TableCodec, column: Column, wish: Any) -> tuple[Cells, Tensor]:
+def _cells(column: Column, wish: Any, kind: pa.DataType) -> tuple[Cells, Tensor]:
     """The cells of a column and which of its numbers are known, (1, d)."""
     import pyarrow as pa
 
-    kind = codec.type_of(column)
     nothing = pa.chunked_array([pa.nulls(1, kind)])
     known = torch.zeros(1, column.features, dtype=torch.bool)
     if wish is _ANY:
@@ -94,11 +110,11 @@ def _cells(codec: TableCodec, column: Column, wish: Any) -> tuple[Cells, Tensor]
     known[:, : column.gaps] = True
     if isinstance(wish, Between | Among):
         return column.present(column.cells(nothing)), known
-    if wish is None or wish == "":
+    if wish is None:
         if not column.gaps:
             raise OptionError(f"--given {column.name}=: it was never missing in training")
         return column.cells(nothing), known
-    cell = pa.chunked_array([pa.array([_value(wish, kind, column.name)], kind)])
+    cell = pa.chunked_array([pa.array([wish], kind)])
     for reason in column.unusable(cell).values():
         raise OptionError(f"--given {column.name}={wish}: it {reason}")
     known[:] = True
@@ -130,7 +146,9 @@ def _constraint(column: Column, wish: Between | Among, places: Tensor) -> Constr
     low, high = number.between(meant)
     spikes = torch.tensor([meant.holds(spike) for spike in number.spikes], dtype=torch.bool)
     if low >= high and not bool(spikes.any()):
-        raise OptionError(f"--given {name}: values were {number.value.low:g} to {number.value.high:g} in training")
+        seen = (number.value.low, number.value.high, *number.spikes)
+        spanned = values.describe() if isinstance(values, Ordered) else f"{min(seen):g} to {max(seen):g}"
+        raise OptionError(f"--given {name}: no value is meant, there were {spanned} in training")
     if not number.spikes:
         return Interval(places, torch.tensor([low]), torch.tensor([high]))
     return IntervalOrVertices(places, number.vertices.points, spikes, low, high)
@@ -142,14 +160,13 @@ _RANGES = {Number.kind: " or a range", Ordered.kind: " or a range"}
 def _allowed(values: Category, wish: Between | Among) -> list[bool]:
     """Which of the names are meant."""
     if isinstance(wish, Among):
-        asked = {str(value) for value in wish.values}
-        unknown = sorted(asked - {str(value) for value in values.values})
-        if unknown:
-            raise OptionError(
-                f"--given {values.name}: was never {unknown[0]!r} in training, known are {values.listed}"
-                f"{suggestion(unknown[0], [str(value) for value in values.values])}"
-            )
-        return [(str(value) in asked) != wish.other for value in values.values]
+        for value in wish.values:
+            if value not in values.values:
+                raise OptionError(
+                    f"--given {values.name}: was never {value!r} in training, known are {values.listed}"
+                    f"{suggestion(str(value), [str(known) for known in values.values])}"
+                )
+        return [(value in wish.values) != wish.other for value in values.values]
     if any(isinstance(value, str) for value in values.values):
         raise OptionError(f"--given {values.name}: its values are names without an order, known are {values.listed}")
     meant = _numbers(wish, values.name)

@@ -55,7 +55,9 @@ class Moments:
     def of(mean: Tensor, covariance: Tensor) -> Moments:
         """A mean (*shape) and a full covariance (D, D)."""
         variances, axes = torch.linalg.eigh(covariance.double())
-        return Moments(mean.double(), axes, variances.clamp(min=0), torch.zeros((), dtype=torch.float64))
+        # Laid out as they are once loaded, so that products with them are the same to the bit.
+        zero = torch.zeros((), dtype=torch.float64)
+        return Moments(mean.double(), axes.contiguous(), variances.clamp(min=0), zero)
 
     def to(self, like: Tensor) -> Moments:
         """These on the device of a tensor, mean and axes of its type; variances stay float64."""

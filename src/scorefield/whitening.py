@@ -34,19 +34,18 @@ def along_axes(
     """The output y of (2), or of numbers in a block that of their log-odds.
 
     Args:
-        network: F, from (B, D) to (B, D).
+        network: F, from (B, *shape) to (B, *shape), D numbers a row.
         moments: mean and covariance with all D axes.
         notation: of y.
-        x_t: noisy data, (B, D).
+        x_t: noisy data, (B, *shape).
         level: its level, of one time or B.
         blocks: the numbers that stand about vertices, if there are any.
 
     Returns:
-        (B, D) in x_t's type.
+        (B, *shape) in x_t's type.
     """
-    a, b = notation.row(level)
-    alpha, sigma = level.alpha, level.sigma
-    if alpha.ndim:
+    a, b, alpha, sigma = (part.reshape(-1, 1) for part in (*notation.row(level), level.alpha, level.sigma))
+    if len(alpha) > 1:
         # A level for each row makes tables of B times D, for which the type of x_t has digits enough.
         a, b, alpha, sigma = (part.to(x_t) for part in (a, b, alpha, sigma))
     variances = moments.variances.to(alpha)
@@ -54,17 +53,18 @@ def along_axes(
     into = c.rsqrt()
     straight = ((a * alpha * variances + b * sigma) / c).to(x_t)
     gain = ((a * sigma - b * alpha) * variances.sqrt() * into).to(x_t)
-    own = moments.to(x_t)
+    own, rows = moments.to(x_t), x_t.flatten(1)
+    mean = own.mean.reshape(-1)
     # In full precision: what lies along a flat axis is a small difference of large numbers.
     with torch.autocast(x_t.device.type, enabled=False):
-        h = (x_t - alpha.to(x_t) * own.mean) @ own.axes
+        h = (rows - alpha.to(x_t) * mean) @ own.axes
         u = into.to(x_t) * h
-    f = network(u).to(x_t.dtype)
+    f = network(u.reshape(x_t.shape)).to(x_t.dtype).flatten(1)
     with torch.autocast(x_t.device.type, enabled=False):
-        y = a.to(x_t) * own.mean + torch.addcmul(straight * h, gain, f) @ own.axes.T
+        y = a.to(x_t) * mean + torch.addcmul(straight * h, gain, f) @ own.axes.T
         if blocks is None:
-            return y
-        clean = blocks.clean(f, x_t, level)
+            return y.reshape(x_t.shape)
+        clean = blocks.clean(f, rows, alpha, sigma)
         # y = a x0 + b ε once more, for numbers whose x0 is known otherwise.
-        from_clean, from_noisy = ((a - b * alpha / sigma).to(x_t), (b / sigma).to(x_t))
-        return torch.where(blocks.inside(x_t), from_clean * clean + from_noisy * x_t, y)
+        from_clean, from_noisy = (a - b * alpha / sigma).to(x_t), (b / sigma).to(x_t)
+        return torch.where(blocks.inside(x_t), from_clean * clean + from_noisy * rows, y).reshape(x_t.shape)

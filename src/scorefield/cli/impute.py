@@ -25,9 +25,10 @@ def impute(
 
     from scorefield.api import load
     from scorefield.cli.console import Console
+    from scorefield.codecs.table import TableCodec
     from scorefield.data.kinds import Table
     from scorefield.data.read import read
-    from scorefield.data.write import check_target, write
+    from scorefield.data.write import check_fits, check_target, write
     from scorefield.errors import OptionError
     from scorefield.filling import Filling
 
@@ -40,15 +41,17 @@ def impute(
     rows = read(data)
     if not isinstance(rows, Table):
         raise OptionError(f"{data}: {rows.kind}, expected a table with missing cells")
+    if isinstance(bundle.features.codec, TableCodec):
+        check_fits(bundle.blank(seed=seed), out)
     missing = sum(column.null_count for column in rows.columns.columns)
     begun = time.perf_counter()
     with Console() as console:
         filled = bundle.impute(rows, draws, seed=seed, how=how, on_progress=console.drawing("filled"))
     taken = time.perf_counter() - begun
     write(filled, out)
-    left = sum(column.null_count for column in filled.columns.columns)
+    left = sum(column.null_count for column in filled.columns.columns) // draws
     still = f", {left} cells of columns that are not modelled stay missing" if left else ""
     print(
-        f"{out}: {len(filled)} rows, {missing} missing cells drawn {draws} times each{still}; {taken:.1f} s, "
+        f"{out}: {len(filled)} rows, {missing - left} missing cells drawn {draws} times each{still}; {taken:.1f} s, "
         f"{1000 * taken / len(filled):.3g} ms a row"
     )

@@ -63,7 +63,8 @@ def sample(
             chosen = bundle.sampler_for(sampler, steps, tolerance)
             if trajectory is not None:
                 check_levels(chosen)
-            console.say(_chosen(chosen, tolerance))
+            by_filter = bool(set(values) - set(bundle.features.condition_names))
+            console.say("sampler: a particle filter" if by_filter else _chosen(chosen, tolerance))
             count = 1000 if rows is None else rows
             drawn = bundle.sample(
                 count,

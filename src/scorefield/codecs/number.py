@@ -135,10 +135,10 @@ class Number:
             # From the middle of the bin below the first value that is meant to that of the bin above the last.
             first, last = (round((end - offset) / step) for end in (low, high))
             if wish.low is not None:
-                place = (wish.low - offset) / step
+                place = min(max((wish.low - offset) / step, first - 1), last + 1)
                 first = max(first, math.floor(place + _ON_GRID) + 1 if wish.above else math.ceil(place - _ON_GRID))
             if wish.high is not None:
-                place = (wish.high - offset) / step
+                place = min(max((wish.high - offset) / step, first - 1), last + 1)
                 last = min(last, math.ceil(place - _ON_GRID) - 1 if wish.below else math.floor(place + _ON_GRID))
             low, high = offset + (first - 0.5) * step, offset + (last + 0.5) * step
         else:

@@ -77,7 +77,7 @@ class ParticleFilter:
         constraints: Sequence[Constraint] = (),
         *,
         seed: int,
-        rows: range | None = None,
+        rows: Sequence[int] | None = None,
     ) -> Tensor:
         """Draw the unseen numbers of rows.
 
@@ -88,7 +88,7 @@ class ParticleFilter:
                 model (which a sampler makes at 1/K of the cost), one without an unseen number comes back as it is.
             constraints: which all rows drawn keep; one with values for each row has them for these B rows.
             seed: of all randomness.
-            rows: the numbers of the rows, 0 … B − 1 by default. Row i is the same in any batch.
+            rows: the numbers of the rows, growing, 0 … B − 1 by default. Row i is the same in any batch.
 
         Returns:
             x0 with its unseen numbers drawn, (B, *shape).

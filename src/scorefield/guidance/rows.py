@@ -12,6 +12,7 @@ highest level data are taken for a Gaussian with their mean and covariance, as i
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,7 @@ from scorefield.noise import NoiseLevel
 from scorefield.randomness import Stream
 from scorefield.variational.step import Step
 
+_APART = 4  # numbers of rows, up to which those between two are made and dropped
 _WIDEST = 10.0  # σ/α in deviations of the data, from where their Gaussian is as good as they are
 
 
@@ -50,19 +52,21 @@ class GivenRows:
     known: Tensor
     seen: Seen
     places: Tensor
-    names: range
+    names: Sequence[int]
     particles: int
     seed: int
 
     def normal(self, name: str, count: int, step: int, draw: int = 0) -> Tensor:
         """Standard normals, (b, count, D)."""
         shape = (count, self.known.shape[-1])
-        z = Stream(self.seed, name).normal(self.names, shape, step=step, draw=draw, dtype=torch.float64)
+        stream = Stream(self.seed, name)
+        z = by_row(self.names, lambda run: stream.normal(run, shape, step=step, draw=draw, dtype=torch.float64))
         return z.to(self.known.device)[self.places]
 
     def uniform(self, name: str, step: int) -> Tensor:
         """One uniform a row, (b, 1)."""
-        u = Stream(self.seed, name).uniform(self.names, (1,), step=step)
+        stream = Stream(self.seed, name)
+        u = by_row(self.names, lambda run: stream.uniform(run, (1,), step=step))
         return u.to(self.known.device)[self.places]
 
     def clean(self, x: Tensor, level: NoiseLevel, step: int) -> Tensor:
@@ -115,7 +119,21 @@ class GivenRows:
         out.copy_(flat.reshape(out.shape))
 
 
-def unseen_rows(x0: Tensor, seen: Tensor, rows: range | None) -> tuple[range, Tensor]:
+def by_row(names: Sequence[int], make: Callable[[range], Tensor]) -> Tensor:
+    """What is keyed by the numbers of rows, (B, …), made run by run of those that lie together.
+
+    Args:
+        names: the numbers of the rows, growing.
+        make: gives (n, …) for n consecutive numbers.
+    """
+    if isinstance(names, range) or not len(names):
+        return make(names if isinstance(names, range) else range(0))
+    numbers = torch.as_tensor(names)
+    runs = numbers.tensor_split((numbers.diff() > _APART).nonzero().flatten() + 1)
+    return torch.cat([make(range(int(run[0]), int(run[-1]) + 1))[run - run[0]] for run in runs])
+
+
+def unseen_rows(x0: Tensor, seen: Tensor, rows: Sequence[int] | None) -> tuple[Sequence[int], Tensor]:
     """The numbers of the rows, and the places of those that have unseen numbers, (b,) int64.
 
     Args:
@@ -140,7 +158,7 @@ def unseen_rows(x0: Tensor, seen: Tensor, rows: range | None) -> tuple[range, Te
 
 
 def given_rows(
-    model: Denoiser, x0: Tensor, seen: Tensor, names: range, places: Tensor, *, seed: int, particles: int
+    model: Denoiser, x0: Tensor, seen: Tensor, names: Sequence[int], places: Tensor, *, seed: int, particles: int
 ) -> GivenRows:
     """Some rows of a batch with their particles.
 
