@@ -227,8 +227,7 @@ def _trainer(recipe: Recipe, data: Data, features: Features, seed: int, device: 
     shape = features.codec.shape
     most = min(2000, max(256, _HELD_OUT_NUMBERS // max(1, math.prod(shape))))
     training, held_out = split_held_out(len(data), recipe.training.held_out, most, seed)
-    # A discretised decoder is of the values themselves, a density of values spread over their bins.
-    take = features.take(data, device, spread=recipe.objective.decoder != "discretised")
+    take = features.take(data, device)
     model = build_model(recipe, shape, features.condition_features, seed, features.blocks).to(device)
     model.moments = measure_moments(features.measured_rows(data, seed), seed)
     objective = build_objective(recipe)

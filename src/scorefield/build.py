@@ -80,7 +80,7 @@ def build_model(
         made = _named(NETWORKS, recipe.network.kind or "mlp", "network.kind")
         network = made(recipe.network, shape, condition_features, 2 if learns_variance else 1)
     sigma_data = _known(recipe.noise.sigma_data)
-    if recipe.network.whitened and (len(shape) != 1 or shape[0] > ALL_AXES or recipe.network.energy):
+    if recipe.network.whitened and (math.prod(shape) > ALL_AXES or recipe.network.energy):
         raise OptionError(
             f"network.whitened=true is for rows of at most {ALL_AXES} numbers, not of shape {shape}, and no energies"
         )

@@ -80,14 +80,8 @@ class Features:
         """The numbers of a row that stand about vertices, None where there are none."""
         return self.codec.blocks if isinstance(self.codec, TableCodec) else None
 
-    def take(self, data: Data, device: torch.device, *, spread: bool = True) -> Take:
-        """How training takes rows of this data by number.
-
-        Args:
-            data: as read.
-            device: where rows lie.
-            spread: whether numbers of a table stand anywhere in their cells, anew each time, and not in the middle.
-        """
+    def take(self, data: Data, device: torch.device) -> Take:
+        """How training takes rows of this data by number; those of a table stand in their cells anew each time."""
         rest, values = _take_out(data, self.condition_names)
         conditions = None if self.conditions is None else self.conditions.encode(values).to(device)
         if isinstance(self.codec, TableCodec):
@@ -99,7 +93,7 @@ class Features:
                 index = torch.from_numpy(numbers).to(device)
                 taken = cells.rows(index)
                 bound = None if conditions is None else conditions.index_select(0, index)
-                return taken.drawn(offsets.like(taken.centre)) if spread else taken.centre, bound
+                return taken.drawn(offsets.like(taken.centre)), bound
 
             return within
         encoded = None

@@ -234,8 +234,7 @@ def _network(
         network = given.model_copy(update={"kind": kind, "width": width, "depth": depth})
         if given.whitened is None:
             told = given.noise_conditional is True and not given.energy and objective.criterion == "denoising"
-            rows = len(facts.shape) == 1 and facts.numbers <= ALL_AXES
-            network = network.model_copy(update={"whitened": told and rows})
+            network = network.model_copy(update={"whitened": told and facts.numbers <= ALL_AXES})
         said.append(f"network: mlp, {depth} hidden layers of {width}" + _remarks(network))
     elif kind == "unet":
         if len(facts.shape) != 3:

@@ -170,17 +170,21 @@ def test_law_an_order_holds_values_of_any_type(values: list[Any], order: str) ->
 
 
 def test_oracle_ordered_names_have_the_probability_of_their_bins() -> None:
-    """Under a density that is even over all three bins each name has a third."""
+    """Under a density that is even over all three bins each name has its bin's share of them, and all have one."""
     data = column(GRADES * 20)
     codec = fitted(data, "ordered:low<middle<high")
     ends, draws = [], torch.linspace(0, 1, 50, dtype=torch.float64)
     for u in (0.0, 1.0):
         ends.append(codec.spread(data, torch.full((60, 1), u))[0])
     even = 1 / float(ends[1].max() - ends[0].min())
+    total = 0.0
     for row in range(3):
         rows = data.rows(torch.full((50,), row).numpy())
         _, jacobian = codec.spread(rows, draws.unsqueeze(1))
-        torch.testing.assert_close(even * jacobian.exp(), torch.full((50,), 1 / 3, dtype=torch.float64))
+        share = even * float(ends[1][row, 0] - ends[0][row, 0])
+        torch.testing.assert_close(even * jacobian.exp(), torch.full((50,), share, dtype=torch.float64))
+        total += share
+    assert total == pytest.approx(1.0)
 
 
 def test_names_of_an_order_that_never_came_have_a_place_but_are_not_drawn() -> None:

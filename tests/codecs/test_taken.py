@@ -66,10 +66,10 @@ def test_what_only_looks_like_an_identifier_is_modelled(case: str) -> None:
 
 
 KINDS = {
-    "few integers": ([1, 2, 3] * 10, "category"),
-    "few integers in fewer rows": (([1, 2, 3] * 10)[:29], "number"),
-    "ten floats": ([k / 7 for k in range(10)] * 10, "category"),
-    "eleven floats": ([k / 7 for k in range(11)] * 10, "number"),
+    "few integers": ([1, 2, 3] * 20, "category"),
+    "few integers in fewer rows": (([1, 2, 3] * 20)[:59], "number"),
+    "twenty floats": ([k / 7 for k in range(20)] * 20, "category"),
+    "one more": ([k / 7 for k in range(21)] * 20, "number"),
     "truth": ([True, False, None], "category"),
     "one number and gaps": ([3.5, None], "category"),
     "one text and gaps": (["x", None], "category"),

@@ -85,16 +85,11 @@ class TableCodec:
 
     @property
     def resolution(self) -> float | None:
-        return min(self.steps or (), default=None)
+        return None  # what is rounded is spread over its bins
 
     @property
     def steps(self) -> tuple[float, ...] | None:
-        steps = []
-        for column in self.columns:
-            if column.features != 1 or not isinstance(column.values, Number) or column.values.value.resolution is None:
-                return None
-            steps.append(column.values.value.resolution)
-        return tuple(steps) or None
+        return None
 
     @property
     def numbers(self) -> Numbers:

@@ -26,7 +26,7 @@ _ROWS_EACH = 5  # rows for each name on average, fewer of which teach nothing of
 _FEW_NAMES = 20  # of which there may be fewer rows each
 _LEAST_TOLD = 50  # rows from which values that never repeat are told from chance
 _CHANCE = 20.0  # −log of the chance that numbers of a range would never repeat
-_EXACT_INTEGERS = 2**53
+_EXACT_INTEGERS = 2**51  # up to which float64 has the ends of their bins
 
 
 @dataclass(frozen=True)
