@@ -90,6 +90,7 @@ COLUMNS = {
     "integers": np.random.default_rng(0).poisson(40, 800),
     "decimals": np.round(np.random.default_rng(1).lognormal(1, 0.5, 800), 1),
     "fives": 5 * np.random.default_rng(2).integers(-20, 40, 800) + 2,
+    "digits": np.array([float(f"{value:.2g}") for value in np.random.default_rng(5).lognormal(2, 2, 900)]),
     "continuous": np.random.default_rng(3).normal(3, 2, 800),
 }
 

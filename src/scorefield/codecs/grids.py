@@ -84,6 +84,22 @@ class Grid:
         points = self.offset + ((values - self.offset) / self.step).round() * self.step
         return torch.where(self.widths(values) > self.step, values, points)
 
+    def edge(self, low: float, high: float, value: float) -> float:
+        """From where on values between two ends belong to a point above some value; an end if all do, or none.
+
+        Args:
+            low, high: the ends, in units of the data.
+            value: that points are to be above; itself none of them.
+        """
+        if float(self.snap(np.array([low]))[0]) > value:
+            return low
+        if not float(self.snap(np.array([high]))[0]) > value:
+            return high
+        while low < (middle := (low + high) / 2) < high:
+            above = float(self.snap(np.array([middle]))[0]) > value
+            low, high = (low, middle) if above else (middle, high)
+        return high
+
     @property
     def _is_plain(self) -> bool:
         """Whether rounding to decimals is all."""

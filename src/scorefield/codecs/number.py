@@ -131,16 +131,17 @@ class Number:
         assert column.scaler is not None
         low, high = column.low, column.high
         if column.grid is not None:
-            step, offset = column.grid.step, column.grid.offset
-            # From the middle of the bin below the first value that is meant to that of the bin above the last.
-            first, last = (round((end - offset) / step) for end in (low, high))
+            ends = torch.tensor([low, high], dtype=torch.float64)
+            middles, half = column.grid.middles(ends), column.grid.widths(ends) / 2
+            lower, upper = (middles - half).tolist()[0], (middles + half).tolist()[1]
+            near = _ON_GRID * column.grid.step
+            low, high = lower, upper
             if wish.low is not None:
-                place = min(max((wish.low - offset) / step, first - 1), last + 1)
-                first = max(first, math.floor(place + _ON_GRID) + 1 if wish.above else math.ceil(place - _ON_GRID))
+                least = wish.low + near if wish.above else wish.low - near
+                low = column.grid.edge(lower, upper, least)
             if wish.high is not None:
-                place = min(max((wish.high - offset) / step, first - 1), last + 1)
-                last = min(last, math.ceil(place - _ON_GRID) - 1 if wish.below else math.floor(place + _ON_GRID))
-            low, high = offset + (first - 0.5) * step, offset + (last + 0.5) * step
+                most = wish.high - near if wish.below else wish.high + near
+                high = column.grid.edge(lower, upper, most)
         else:
             low, high = (
                 max(low, -math.inf if wish.low is None else wish.low),
