@@ -40,10 +40,13 @@ class Calendar:
     Args:
         name: of the column.
         parts: by name, "day", "week", "weekday" and "seconds"; those that are constant by their value.
+        first, last: the range of the days that were seen, from 1970 on.
     """
 
     name: str
     parts: dict[str, Part | int | float]
+    first: int
+    last: int
     kind = "date"
 
     @staticmethod
@@ -52,7 +55,8 @@ class Calendar:
         days, seconds = _days_and_seconds(column.drop_null())
         weeks, weekdays = np.divmod(days - _MONDAY, 7)
         parts = {"week": weeks, "weekday": weekdays} if _uneven(weekdays) else {"day": days}
-        return Calendar(name, {key: _part(key, values) for key, values in {**parts, "seconds": seconds}.items()})
+        taken = {key: _part(key, values) for key, values in {**parts, "seconds": seconds}.items()}
+        return Calendar(name, taken, int(days.min()), int(days.max()))
 
     @property
     def modelled(self) -> dict[str, Part]:
@@ -109,7 +113,7 @@ class Calendar:
             else:
                 values[key] = part.decode(drawn[key], pa.float64()).to_numpy()
         days = values["day"] if "day" in values else 7 * values["week"] + values["weekday"] + _MONDAY
-        return _dates(np.round(days).astype(np.int64), values["seconds"], kind)
+        return _dates(np.round(days).astype(np.int64).clip(self.first, self.last), values["seconds"], kind)
 
     def unusable(self, column: pa.ChunkedArray) -> dict[int, str]:
         """Why cells cannot be encoded, by row from 0: a weekday or a time of day that there never was."""
@@ -141,7 +145,7 @@ class Calendar:
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         parts = {key: part if isinstance(part, int | float) else part.to_json() for key, part in self.parts.items()}
-        return {"kind": self.kind, "name": self.name, "parts": parts}
+        return {"kind": self.kind, "name": self.name, "parts": parts, "first": self.first, "last": self.last}
 
     @staticmethod
     def from_json(fields: dict[str, Any]) -> Calendar:
@@ -151,7 +155,7 @@ class Calendar:
             key: part if isinstance(part, int | float) else kinds[part["kind"]].from_json(part)
             for key, part in fields["parts"].items()
         }
-        return Calendar(fields["name"], parts)
+        return Calendar(fields["name"], parts, fields["first"], fields["last"])
 
 
 def _uneven(weekdays: np.ndarray) -> bool:

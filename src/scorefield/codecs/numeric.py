@@ -18,7 +18,7 @@ from scorefield.codecs.scalers import Quantile, Scaler, fit_scaler, scaler_from_
 from scorefield.errors import DataError
 from scorefield.randomness import Stream
 
-_EXACT_INTEGERS = 2**53
+_EXACT_INTEGERS, _EXACT_HALVES = 2**53, 2**51  # up to which float64 has all of them, and the ends of their bins
 _LEAST_SPAN = 1e-150
 _MEASURED = 1 << 22  # values from which a scaler is fitted
 _FEWEST_KNOTS, _MOST_KNOTS, _ROWS_A_KNOT = 16, 512, 10  # of a scale to normals
@@ -54,7 +54,7 @@ class NumericColumn:
         """
         integer = values.dtype.kind in "iub"
         low, high = values.min().item(), values.max().item()
-        if integer and max(abs(low), abs(high)) > _EXACT_INTEGERS:
+        if integer and max(abs(low), abs(high)) > (_EXACT_HALVES if normal else _EXACT_INTEGERS):
             raise DataError(
                 f"column {name!r}: integers up to {max(abs(low), abs(high))} cannot be told apart as float64; "
                 "if it is an identifier leave it out with --columns"
