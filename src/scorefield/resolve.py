@@ -33,7 +33,7 @@ _IMAGE_TIMES = (0.5, 1.2)
 _VECTOR_TIMES = (-1.8, 1.4)
 # Of tables with names, mean and deviation of log σ/α itself: vertices are two apart whatever σ_data is, and names are
 # decided where noise is of that order.
-_NAMES_TIMES = (-0.9, 1.2)
+_NAMES_TIMES = (-0.6, 1.2)
 
 
 # Reference batches cut the score error by a quarter on the plane, a tenth in ten dimensions and a fiftieth in fifty,
