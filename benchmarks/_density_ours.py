@@ -31,6 +31,7 @@ from scorefield.moments import measure_moments
 from scorefield.noise import Time
 from scorefield.noise_range import measure_noise_range
 from scorefield.parametrization import Estimate
+from scorefield.randomness import Noise
 from scorefield.recipes import NetworkSettings, NoiseSettings, ObjectiveSettings, Recipe
 from scorefield.resolve import DataFacts, resolve
 from scorefield.training.loop import Trainer
@@ -112,7 +113,7 @@ def train(complete: Recipe, z: Tensor, seed: int) -> tuple[Denoiser, np.ndarray]
     """A denoiser trained as `fit` would, and the numbers of the rows that it kept out."""
     training, held_out = split_held_out(len(z), complete.training.held_out, 2000, seed)
 
-    def take(numbers: np.ndarray) -> tuple[Tensor, None]:
+    def take(numbers: np.ndarray, offsets: Noise) -> tuple[Tensor, None]:
         return z[torch.from_numpy(numbers.copy())], None
 
     model = build_model(complete, tuple(z.shape[1:]), 0, seed)

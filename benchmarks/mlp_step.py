@@ -94,7 +94,7 @@ def training_step(data: Tensor, width: int, depth: int, precision: str) -> tuple
     facts = DataFacts((FEATURES,), len(data), measure_noise_range(data), torch.device("cpu"))
     recipe, _ = resolve(override(auto(), settings), facts)
     model = build_model(recipe, facts.shape, 0, seed=0)
-    rows = Rows(np.arange(len(data)), lambda numbers: (data.index_select(0, torch.from_numpy(numbers)), None))
+    rows = Rows(np.arange(len(data)), lambda numbers, _: (data.index_select(0, torch.from_numpy(numbers)), None))
     nothing = Rows(np.arange(0), rows.take)
     steps = iter(Trainer(model, build_objective(recipe), rows, nothing, recipe.training, seed=0))
     assert isinstance(model.network, MLP)

@@ -160,7 +160,7 @@ def of_data(problem: Problem, objective: ScoreMatching) -> Learner:
 def trainer(learner: Learner, data: Tensor, rate: float, steps: int) -> Trainer:
     """The library's training loop, which draws the same numbers each time."""
     torch.manual_seed(0)
-    rows = Rows(np.arange(len(data)), lambda numbers: (data.index_select(0, torch.from_numpy(numbers)), None))
+    rows = Rows(np.arange(len(data)), lambda numbers, _: (data.index_select(0, torch.from_numpy(numbers)), None))
     settings = TrainingSettings(batch=BATCH, steps=steps, optimiser="adam", learning_rate=rate, precision="float32")
     return Trainer(learner.model(), learner.objective, rows, Rows(np.arange(0), rows.take), settings, seed=0)
 

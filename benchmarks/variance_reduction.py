@@ -54,7 +54,7 @@ def train(
     problem: Problem, model: NetworkDenoiser, objective: ScoreMatching, steps: int, seed: int, *, antithetic: bool
 ) -> Trainer:
     """The library's own loop."""
-    rows = Rows(np.arange(len(problem.data)), lambda n: (problem.data.index_select(0, torch.from_numpy(n)), None))
+    rows = Rows(np.arange(len(problem.data)), lambda n, _: (problem.data.index_select(0, torch.from_numpy(n)), None))
     settings = TrainingSettings(
         batch=BATCH, steps=steps, learning_rate=3e-3, optimiser="adam", precision="float32", antithetic=antithetic
     )

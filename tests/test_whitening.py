@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,7 +10,7 @@ from scorefield import api, recipes
 from scorefield.calculus import divergence
 from scorefield.errors import OptionError
 from scorefield.exact import Gaussian
-from scorefield.model import Denoiser, NetworkDenoiser
+from scorefield.model import NetworkDenoiser
 from scorefield.moments import Moments
 from scorefield.networks.mlp import MLP
 from scorefield.noise import EDM, VP, Flow, Schedule, SubVP
@@ -208,10 +206,11 @@ def test_the_closed_trace_of_a_network_is_not_that_of_a_whitened_one() -> None:
     assert not has_closed_trace(whitened(network, EDM(0.01, 10.0), edm_f(1.0), Moments.of(MEAN, ROOT @ ROOT.T)))
 
 
-@pytest.mark.parametrize("call", [lambda m, x: m(x, 0.3), lambda m, x: m.score(x, 0.3)])
-def test_without_moments_it_is_refused(call: Callable[[Denoiser, Tensor], object]) -> None:
-    with pytest.raises(OptionError, match="set `moments` first"):
-        call(whitened(Silent(), EDM(0.01, 10.0), X0, None), torch.zeros(2, 3, dtype=torch.float64))
+def test_without_moments_the_data_are_taken_for_as_wide_in_every_direction() -> None:
+    schedule, x = EDM(0.01, 10.0), truth(EDM(0.01, 10.0)).sample(6, 2)
+    plain = NetworkDenoiser(Bent(), schedule, edm_f(1.5), 1.5)
+    free = NetworkDenoiser(Bent(), schedule, edm_f(1.5), 1.5, whitened=True)
+    torch.testing.assert_close(free(x, 0.3).x0, plain(x, 0.3).x0)
 
 
 def test_a_level_without_noise_is_refused() -> None:

@@ -226,7 +226,7 @@ def _begin(folder: Path, fields: dict[str, Any]) -> None:
 def _trainer(recipe: Recipe, data: Data, features: Features, seed: int, device: torch.device) -> Trainer:
     shape = features.codec.shape
     most = min(2000, max(256, _HELD_OUT_NUMBERS // max(1, math.prod(shape))))
-    training, held_out = split_held_out(len(data), recipe.training.held_out, most, seed)
+    training, held_out = split_held_out(len(data), recipe.training.held_out or 0.0, most, seed)
     take = features.take(data, device)
     model = build_model(recipe, shape, features.condition_features, seed, features.blocks).to(device)
     model.moments = measure_moments(features.measured_rows(data, seed), seed)

@@ -19,6 +19,10 @@ from scorefield.noise import EDM, NoiseLevel, Schedule, Time
 from scorefield.parametrization import Estimate
 from scorefield.randomness import Stream
 
+# Numbers up to which products are summed here: on some processors those of a library are not the same to the last bit
+# for a row alone and among others.
+_FEW = 8
+
 
 class GaussianMixture(Denoiser):
     """A mixture of Gaussians with its exact score, posterior mean, density and samples at every level.
@@ -68,7 +72,7 @@ class GaussianMixture(Denoiser):
         r = torch.softmax(log_parts, dim=1)
         alpha = level.alpha[..., None]
         shrunk = alpha * self.eigenvalues / variances * rotated
-        x0 = torch.einsum("bk,kd->bd", r, self.means) + self._turned(r, shrunk)
+        x0 = (r.unsqueeze(-1) * self.means).sum(1) + self._turned(r, shrunk)
         epsilon = level.sigma * self._turned(r, rotated / variances)
         return Estimate(x0.to(x_t.dtype), epsilon.to(x_t.dtype), level)
 
@@ -132,13 +136,19 @@ class GaussianMixture(Denoiser):
         return NoiseLevel(self.schedule, 0 * one, one, 0 * one)
 
     def _turned(self, r: Tensor, rotated: Tensor) -> Tensor:
-        """Σ_k r_k V_k u_k, (B, D), for u in each component's axes (B, K, D); two factors at a time stay small."""
-        return torch.einsum("kdj,bkj->bd", self.eigenvectors, r.unsqueeze(2) * rotated)
+        """Σ_k r_k V_k u_k, (B, D), for u in each component's axes (B, K, D)."""
+        if self.means.shape[1] > _FEW:
+            return torch.einsum("kdj,bkj->bd", self.eigenvectors, r.unsqueeze(2) * rotated)
+        return (self.eigenvectors * (r.unsqueeze(2) * rotated).unsqueeze(2)).sum((1, 3))
 
     def _components(self, x: Tensor, level: NoiseLevel) -> tuple[Tensor, Tensor, Tensor]:
         """x − αμ in each component's axes (B, K, D), variances there (…, K, D), log w_k N(x) (B, K)."""
         alpha, sigma = level.alpha[..., None], level.sigma[..., None]
-        rotated = torch.einsum("bkd,kdj->bkj", x.double().unsqueeze(1) - alpha * self.means, self.eigenvectors)
+        away = x.double().unsqueeze(1) - alpha * self.means
+        if self.means.shape[1] > _FEW:
+            rotated = torch.einsum("bkd,kdj->bkj", away, self.eigenvectors)
+        else:
+            rotated = (away.unsqueeze(3) * self.eigenvectors).sum(2)
         variances = alpha**2 * self.eigenvalues + sigma**2
         log_norm = variances.log().sum(-1) + self.means.shape[1] * math.log(2 * math.pi)
         return rotated, variances, self.weights.log() - ((rotated**2 / variances).sum(-1) + log_norm) / 2

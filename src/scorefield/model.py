@@ -10,6 +10,7 @@ c_noise depends on the signal-to-noise ratio alone, so that a model does not cha
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol, Self, cast
@@ -212,13 +213,12 @@ class NetworkDenoiser(Denoiser):
         """The output y, and the share of the variance or None."""
         if self.whitened:
             _, c_noise = self.inputs(x_t, level)
-            if self.moments is None:
-                raise OptionError("a whitened model needs the moments of the data: set `moments` first")
 
             def f(u: Tensor) -> Tensor:
                 return cast(Tensor, self.network(u, c_noise, self.condition))
 
-            return along_axes(f, self.moments, self.parametrization, x_t, level, self.blocks), None
+            moments = self.terminal.whole(math.prod(x_t.shape[1:]))
+            return along_axes(f, moments, self.parametrization, x_t, level, self.blocks), None
         output: Tensor = self.network(*self.inputs(x_t, level), self.condition).to(x_t.dtype)
         if not self.learned_variance:
             return output, None

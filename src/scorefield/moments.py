@@ -59,6 +59,14 @@ class Moments:
         zero = torch.zeros((), dtype=torch.float64)
         return Moments(mean.double(), axes.contiguous(), variances.clamp(min=0), zero)
 
+    def whole(self, elements: int) -> Moments:
+        """These with all axes of so many numbers, where they have none: the same variance along each."""
+        if len(self.variances):
+            return self
+        axes = torch.eye(elements, dtype=torch.float64, device=self.rest.device)
+        nothing = torch.zeros_like(self.rest)
+        return Moments(self.mean.expand(elements), axes, self.rest.expand(elements), nothing)
+
     def to(self, like: Tensor) -> Moments:
         """These on the device of a tensor, mean and axes of its type; variances stay float64."""
         key = (like.dtype, like.device)

@@ -139,6 +139,8 @@ class Parts:
             reference = tensors.pop(_REFERENCE, None)
         except _UNREADABLE as error:
             raise BundleError(f"{folder}: one of {', '.join(files)} is not as expected: {error!r}") from error
+        if recipe.network.whitened and moments is None:
+            raise BundleError(f"{folder}: the mean and covariance that its network is scaled by are missing")
         denoiser = build_model(recipe, features.codec.shape, features.condition_features, 0, features.blocks)
         load_weights(denoiser, tensors, folder)
         facts = {name: fields[name] for name in fields if name not in ("format", "recipe", "features", "noise_range")}

@@ -40,6 +40,8 @@ _NAMES_TIMES = (-0.6, 1.2)
 # for a tenth of the time of an mlp's step; beside a unet's they cost nothing (benchmarks/variance_reduction.py).
 REFERENCE_PAYS = 16  # numbers in a row up to which an mlp has them
 LARGEST_REFERENCE = 256
+# Of fewer rows of a table a tenth says little of when to stop, and is missed: 143 rows came out as a blur.
+FEW_ROWS = 1000
 LEAST_PAIRED = 4  # rows of a batch, of which a quarter get a partner
 MOST_PASSES = 64  # backward passes in one step of implicit score matching: about 80 steps of denoising
 
@@ -275,6 +277,8 @@ def _unet(facts: DataFacts) -> dict[str, tuple[int, ...] | tuple[bool, ...] | in
 def _training(given: TrainingSettings, network: NetworkSettings, facts: DataFacts, said: list[str]) -> TrainingSettings:
     size = _image_size(facts) if network.kind == "unet" else _vector_size(facts)
     batch = min(given.batch or size.batch, max(1, facts.rows))
+    few = facts.names and facts.rows < FEW_ROWS
+    held_out = given.held_out if given.held_out is not None else 0.0 if few else 0.1
     optimiser = given.optimiser or size.optimiser
     learning_rate = given.learning_rate or (1e-3 if optimiser != size.optimiser else size.learning_rate)
     steps, budget = given.steps, given.budget
@@ -287,6 +291,7 @@ def _training(given: TrainingSettings, network: NetworkSettings, facts: DataFact
     training = given.model_copy(
         update={
             "batch": batch,
+            "held_out": held_out,
             "optimiser": optimiser,
             "learning_rate": learning_rate,
             "steps": steps,
@@ -295,7 +300,10 @@ def _training(given: TrainingSettings, network: NetworkSettings, facts: DataFact
         }
     )
     until = " or ".join(text for text in (f"{steps} steps" if steps else "", f"{budget:g} s" if budget else "") if text)
-    said.append(f"training: batch {batch}, {optimiser} at {learning_rate:g}, at most {until}, {precision} ({reason})")
+    every = "" if held_out else ", on every row"
+    said.append(
+        f"training: batch {batch}, {optimiser} at {learning_rate:g}, at most {until}{every}, {precision} ({reason})"
+    )
     return training
 
 

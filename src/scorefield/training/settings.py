@@ -26,7 +26,12 @@ class TrainingSettings(BaseModel):
     antithetic: bool | Literal["auto"] = Field(
         "auto", description="whether rows with little noise come in pairs with ε and −ε; auto: where it helps"
     )
-    held_out: float = Field(0.1, ge=0, lt=1, description="share of the rows kept for the held-out loss, at most 2000")
+    held_out: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="share of the rows kept for the held-out loss, at most 2000; by default 0.1",
+    )
     patience: int = Field(5, ge=1, description="evaluations with a risen held-out loss after which training stops")
 
 
