@@ -37,7 +37,7 @@ FLOORS = (
     ("exact", "objectives", "samplers", "guidance", "likelihood"),
     ("codecs", "data", "training"),
     (
-        *("recipes", "overrides", "resolve", "features", "progress", "build", "card", "drawing", "trajectory"),
+        *("recipes", "overrides", "sizes", "resolve", "features", "progress", "build", "card", "drawing", "trajectory"),
         *("weights", "scoring", "given", "filling", "parts", "bundle", "finish"),
     ),
     ("api",),

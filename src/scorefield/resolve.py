@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
@@ -23,6 +22,7 @@ from scorefield.recipes import (
 )
 from scorefield.samplers.choice import TOLERANCE
 from scorefield.samplers.presets import MOVES, SAMPLERS
+from scorefield.sizes import image_size, vector_size
 from scorefield.training.device import pick_precision
 from scorefield.training.settings import TrainingSettings
 
@@ -232,7 +232,7 @@ def _network(
     kind = given.kind or ("unet" if facts.is_image and not implicit else "mlp")
     usual_depth = 2 if implicit and not given.energy else 4
     if kind == "mlp":
-        width, depth = given.width or _vector_size(facts).width, given.depth or usual_depth
+        width, depth = given.width or vector_size(facts.rows, facts.names).width, given.depth or usual_depth
         network = given.model_copy(update={"kind": kind, "width": width, "depth": depth})
         if given.whitened is None:
             told = given.noise_conditional is True and not given.energy and objective.criterion == "denoising"
@@ -275,7 +275,7 @@ def _unet(facts: DataFacts) -> dict[str, tuple[int, ...] | tuple[bool, ...] | in
 
 
 def _training(given: TrainingSettings, network: NetworkSettings, facts: DataFacts, said: list[str]) -> TrainingSettings:
-    size = _image_size(facts) if network.kind == "unet" else _vector_size(facts)
+    size = image_size(facts.numbers) if network.kind == "unet" else vector_size(facts.rows, facts.names)
     batch = min(given.batch or size.batch, max(1, facts.rows))
     few = facts.names and facts.rows < FEW_ROWS
     held_out = given.held_out if given.held_out is not None else 0.0 if few else 0.1
@@ -331,39 +331,6 @@ def _variance(
         objective.model_copy(update={"reference": reference}),
         training.model_copy(update={"antithetic": antithetic}),
     )
-
-
-@dataclass(frozen=True)
-class _Size:
-    """How large a network and how long a training suit a data set; seconds of budget at most."""
-
-    width: int
-    batch: int
-    optimiser: Literal["adam", "muon"]
-    learning_rate: float
-    steps: int
-    budget: float
-
-
-def _vector_size(facts: DataFacts) -> _Size:
-    """Of points and tables: small sets overfit a wide network, whose held-out loss then rises at once.
-
-    Names take longer to learn than numbers, and bear a faster rate.
-    """
-    more = 2 if facts.names else 1
-    if facts.rows < 2000:
-        return _Size(width=64, batch=256, optimiser="adam", learning_rate=1e-3 * more, steps=3000, budget=50)
-    if facts.rows < 20_000:
-        rate, steps = 2e-3 * more, 8000 * more
-        return _Size(width=128, batch=512, optimiser="adam", learning_rate=rate, steps=steps, budget=50 * more)
-    return _Size(width=256, batch=1024, optimiser="adam", learning_rate=5e-3, steps=12_000 * more, budget=50 * more)
-
-
-def _image_size(facts: DataFacts) -> _Size:
-    """Of images: as many steps as the budget allows."""
-    if facts.numbers <= 144:
-        return _Size(width=0, batch=64, optimiser="muon", learning_rate=5e-3, steps=3000, budget=110)
-    return _Size(width=0, batch=64, optimiser="muon", learning_rate=5e-3, steps=20_000, budget=720)
 
 
 def _sampler(given: SamplerSettings, noise: NoiseSettings, facts: DataFacts, said: list[str]) -> SamplerSettings:
