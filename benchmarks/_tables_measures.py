@@ -11,7 +11,7 @@ Points are numbers by the range of the training rows and one-hot categories by h
                            of a linear learner, a random forest and boosted trees; ½ is best, and below counts as above
     closest                median distance of drawn rows to the nearest row learnt from, by that of held-out rows;
                            copies are far below 1
-    copies                 share of drawn rows that are nearer to a row learnt from than to any of as many held-out ones;
+    copies                 share of drawn rows nearer to a row learnt from than to any of as many held-out ones:
                            ½ is best
     boosted                macro-F1 on held-out rows of CatBoost at its defaults that saw drawn rows alone (churn)
 """
