@@ -82,10 +82,10 @@ def _of_sklearn(load: Callable, name: str, folder: Path, whole: tuple[str, ...] 
     return Named(name, frame, "class", ("class",), whole)
 
 
-def _without_header(file: str, name: str, folder: Path) -> Named:
+def _without_header(file: str, name: str, target: int, folder: Path) -> Named:
     frame = pd.read_csv(folder / file, header=None)
     frame.columns = [f"x{k}" for k in range(frame.shape[1])]
-    return Named(name, frame, str(frame.columns[-1]))
+    return Named(name, frame, f"x{target}")
 
 
 def _penguins(folder: Path) -> Named:
@@ -116,8 +116,8 @@ TABLES: dict[str, Callable[[Path], Named]] = {
     "wine": lambda folder: _of_sklearn(datasets.load_wine, "wine", folder, ("proline",)),
     "cancer": lambda folder: _of_sklearn(datasets.load_breast_cancer, "cancer", folder),
     "penguins": _penguins,
-    "red wine": lambda folder: _without_header("wine.csv", "red wine", folder),
-    "parkinsons": lambda folder: _without_header("parkinsons.csv", "parkinsons", folder),
+    "red wine": lambda folder: _without_header("wine.csv", "red wine", 10, folder),  # quality; alcohol is last
+    "parkinsons": lambda folder: _without_header("parkinsons.csv", "parkinsons", 20, folder),  # total UPDRS
     "churn": _churn,
     "diamonds": _diamonds,
     "adult": _adult,
