@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -36,34 +37,49 @@ REPAINTS = {
 }
 
 
-def fill(method: str, part: Split, train: pd.DataFrame, test: pd.DataFrame, settings: Forest) -> Drawn:
-    """K rows for each with holes, by a peer by name.
+def fill(method: str, part: Split, train: pd.DataFrame, tests: list[pd.DataFrame], settings: Forest) -> Drawn:
+    """K rows for each with holes, by a peer by name: one set for each table with holes, after one fit.
 
     Args:
         method: the peer.
         part: whose rows they are.
         train: tidy rows to learn from, with None or NaN in holes.
-        test: tidy rows to fill, likewise.
+        tests: tidy rows to fill, likewise.
         settings: of ForestDiffusion.
+
+    Returns:
+        the sets, and the seconds to fit and to fill one of them.
     """
     start, scaling = time.process_time(), Scaling.fit(part)
-    known, holed = encode(scaling, train), encode(scaling, test)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if method == CHAINED:
-            imputer = IterativeImputer(sample_posterior=True, random_state=part.number, min_value=0, max_value=1)
-            imputer.fit(known)
-            draws = [imputer.transform(holed) for _ in range(DRAWS)]
-        elif method == NEIGHBOURS:
-            draws = [KNNImputer().fit(known).transform(holed)] * DRAWS
-        else:
-            draws = _repaint(known, holed, settings, part.number)
-    filled = decode(scaling, np.stack(draws, axis=1).reshape(len(test) * DRAWS, -1))
-    again = test.loc[test.index.repeat(DRAWS)].reset_index(drop=True)
-    return Drawn([again.where(again.notna(), filled)], time.process_time() - start)
+        filler = _FILLERS[method](encode(scaling, train), part.number, settings)
+        fitted, found = time.process_time() - start, []
+        for test in tests:
+            filled = decode(scaling, filler(encode(scaling, test)))
+            again = test.loc[test.index.repeat(DRAWS)].reset_index(drop=True)
+            found.append(again.where(again.notna(), filled))
+    return Drawn(found, fitted + (time.process_time() - start - fitted) / len(tests))
 
 
-def _repaint(known: np.ndarray, holed: np.ndarray, settings: Forest, seed: int) -> list[np.ndarray]:
+Filler = Callable[[np.ndarray], np.ndarray]  # K consecutive rows for each with holes
+
+
+def _chained(known: np.ndarray, seed: int, settings: Forest) -> Filler:
+    imputer = IterativeImputer(sample_posterior=True, random_state=seed, min_value=0, max_value=1).fit(known)
+    return lambda holed: _in_turn([imputer.transform(holed) for _ in range(DRAWS)])
+
+
+def _neighbours(known: np.ndarray, seed: int, settings: Forest) -> Filler:
+    imputer = KNNImputer().fit(known)
+    return lambda holed: _in_turn([imputer.transform(holed)] * DRAWS)
+
+
+def _in_turn(draws: list[np.ndarray]) -> np.ndarray:
+    return np.stack(draws, axis=1).reshape(-1, draws[0].shape[1])
+
+
+def _repaint(known: np.ndarray, seed: int, settings: Forest) -> Filler:
     from ForestDiffusion import ForestDiffusionModel  # of the peers' environment
 
     model = ForestDiffusionModel(
@@ -78,9 +94,12 @@ def _repaint(known: np.ndarray, holed: np.ndarray, settings: Forest, seed: int) 
         seed=seed,
     )
     # It wants rows to fill in its own units; all draws at once cost what one does.
-    rows = np.repeat(model.scaler.transform(holed), DRAWS, axis=0)
-    made = model.impute(X=rows, repaint=True, r=10, j=0.1).reshape(len(holed), DRAWS, -1)
-    return [made[:, k] for k in range(DRAWS)]
+    return lambda holed: model.impute(
+        X=np.repeat(model.scaler.transform(holed), DRAWS, axis=0), repaint=True, r=10, j=0.1
+    )
+
+
+_FILLERS = {REPAINT: _repaint, CHAINED: _chained, NEIGHBOURS: _neighbours}
 
 
 def encode(scaling: Scaling, tidy: pd.DataFrame) -> np.ndarray:

@@ -64,7 +64,7 @@ def is_kept(part: Split, sets: int, settings: Forest, cache: Cache) -> bool:
 
 def _key(method: str, part: Split, sets: int, settings: Forest) -> dict[str, object]:
     key = {"what": "rows", "method": method, "table": part.table.name, "split": part.number}
-    told = str(settings) if method == FOREST else "ranks"
+    told = str(settings) if method == FOREST else "ordered"
     return {**key, "settings": told, "rows": len(part.train), "sets": sets}
 
 
@@ -114,15 +114,16 @@ def _codes(column: pd.Series, levels: list[str]) -> np.ndarray:
 def gaussian_copula(part: Split, count: int, sets: int) -> Drawn:
     """Rows of a Gaussian copula: normal scores of ranks, their correlation, and each column's own quantiles.
 
-    A category is a latent normal cut at thresholds. Its values are ordered by the mean score of the target among their
-    rows, where that is a number, and else by how often they occur; rows of one value are spread over its piece.
+    A category is a latent normal cut at thresholds. Its values are ordered by the mean over their rows of the target
+    where that is a number, and else of the first principal component of the numbers' ranks; rows of one value are
+    spread over its piece.
     """
     start = time.process_time()
     train, columns = part.table.tidy(part.train), part.table.columns
     stream = Stream(part.number, "tables copula")
     spread = stream.uniform(len(train), (len(columns),)).double().numpy()
-    target = part.table.target
-    ordered = {c: _ordered(train[c], None if part.table.classes else train[target]) for c in part.table.categories}
+    guide = _first_component(train[part.table.numbers]) if part.table.classes else train[part.table.target].rank()
+    ordered = {c: list(guide.groupby(train[c]).mean().sort_values().index) for c in part.table.categories}
     scores = []
     for k, c in enumerate(columns):
         coded = train[c].map({v: i for i, v in enumerate(ordered[c])}) if c in ordered else train[c]
@@ -147,7 +148,7 @@ def gaussian_copula(part: Split, count: int, sets: int) -> Drawn:
     return Drawn(found, seconds)
 
 
-def _ordered(column: pd.Series, target: pd.Series | None) -> list[str]:
-    if target is None:
-        return list(column.value_counts().index)
-    return list(target.rank().groupby(column).mean().sort_values().index)
+def _first_component(numbers: pd.DataFrame) -> pd.Series:
+    ranks = numbers.rank().to_numpy()
+    ranks = (ranks - ranks.mean(0)) / np.maximum(ranks.std(0), 1e-12)
+    return pd.Series(ranks @ np.linalg.svd(ranks, full_matrices=False)[2][0])

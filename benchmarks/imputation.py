@@ -46,30 +46,37 @@ _RANKED = ("energy", "crps", "brier", "within")
 
 def judge(part: Split, shares: list[float], method: str, where: str, cache: Cache, forest: Forest) -> list[Figures]:
     """The figures of one method on one split for each share of holes."""
+    if where == "all":
+        return [_judge_one_fit(part, [share], share, method, cache, forest)[0] for share in shares]
+    return _judge_one_fit(part, shares, 0.0, method, cache, forest)
+
+
+def _judge_one_fit(
+    part: Split, shares: list[float], learnt: float, method: str, cache: Cache, forest: Forest
+) -> list[Figures]:
+    """The same after one fit to rows with this share of holes."""
+    train, gaps = punch(part, part.train, learnt, "train")
     tests = [punch(part, part.test, share, "test") for share in shares]
-    trains = [punch(part, part.train, share if where == "all" else 0.0, "train") for share in shares]
-    if method != OURS:
-        made = [
-            cache.drawn(
-                _key(part, method, where, share, forest),
-                partial(fill, method, part, hide(part, part.train, train[1]), hide(part, part.test, test[1]), forest),
-            )
-            for share, train, test in zip(shares, trains, tests, strict=True)
-        ]
-    elif where == "test":
-        made = fill_ours(part, part.train, [test for test, _ in tests])
+    if method == OURS:
+        made = fill_ours(part, train, [test for test, _ in tests])
     else:
-        made = [fill_ours(part, train, [test])[0] for (train, _), (test, _) in zip(trains, tests, strict=True)]
-    found = []
-    for (_, holes), drawn in zip(tests, made, strict=True):
-        found.append({**judge_filled(part, holes, drawn.sets[0]), "seconds": drawn.seconds})
-    return found
+        hidden = [hide(part, part.test, holes) for _, holes in tests]
+        fit = partial(fill, method, part, hide(part, part.train, gaps), hidden, forest)
+        made = cache.drawn(_key(part, method, shares, learnt, forest), fit)
+    judged = [judge_filled(part, holes, rows) for (_, holes), rows in zip(tests, made.sets, strict=True)]
+    return [{**figures, "seconds": made.seconds} for figures in judged]
 
 
-def _key(part: Split, method: str, where: str, share: float, forest: Forest) -> dict[str, object]:
+def is_kept(part: Split, shares: list[float], where: str, cache: Cache, forest: Forest) -> bool:
+    """Whether the rows of ForestDiffusion are kept."""
+    fits = [([share], share) for share in shares] if where == "all" else [(shares, 0.0)]
+    return all(cache.has(_key(part, REPAINT, of_fit, learnt, forest)) for of_fit, learnt in fits)
+
+
+def _key(part: Split, method: str, shares: list[float], learnt: float, forest: Forest) -> dict[str, object]:
     told = str(forest) if method == REPAINT else "defaults"
-    key = {"what": f"filled {where} {share}", "method": method, "table": part.table.name, "split": part.number}
-    return {**key, "settings": told, "rows": len(part.train), "filled": len(part.test), "draws": DRAWS}
+    key = {"what": "filled", "method": method, "table": part.table.name, "split": part.number, "learnt": learnt}
+    return {**key, "shares": shares, "settings": told, "rows": len(part.train), "to": len(part.test), "draws": DRAWS}
 
 
 def ranks(tables: dict[str, dict[str, OfSplits]]) -> str:
@@ -147,8 +154,7 @@ def main() -> None:
             part = split(table, number, options.rows, _MOST_TEST)
             size = f"{len(part.train)} rows to learn from, {len(part.test)} to fill"
             for method in options.methods:
-                keys = [_key(part, method, options.holes, share, forest) for share in shares]
-                if method == REPAINT and options.kept and not all(cache.has(key) for key in keys):
+                if method == REPAINT and options.kept and not is_kept(part, shares, options.holes, cache, forest):
                     continue
                 for share, figures in zip(
                     shares, judge(part, shares, method, options.holes, cache, forest), strict=True

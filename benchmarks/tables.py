@@ -61,7 +61,7 @@ def judge(part: Split, method: str, forest: Forest, cache: Cache) -> Figures:
     if method == OURS:
         return {**_measures(part, made), "seconds": made.seconds}
     key = {"what": "figures", "method": method, "table": part.table.name, "split": part.number, "version": VERSION}
-    key |= {"settings": str(forest) if method == FOREST else "", "rows": len(part.train), "sets": sets}
+    key |= {"settings": str(forest) if method == FOREST else "ordered", "rows": len(part.train), "sets": sets}
     return {**cache.figures(key, lambda: _measures(part, made)), "seconds": made.seconds}
 
 
