@@ -120,7 +120,7 @@ def test_columns_left_out_are_in_no_sample_and_conditions_stand_in_their_place()
 def test_law_rows_drawn_stand_anew_in_the_same_cells() -> None:
     data, cpu = mixed(), torch.device("cpu")
     fitted = Features.fit(data, ["kind"], 0)
-    take, still = fitted.take(data, cpu), fitted.take(data, cpu, spread=False)
+    take = fitted.take(data, cpu)
     rows = np.array([3, 1, 4, 1, 5])
     first, second = (take(rows, Noise(Stream(0, "offsets"), range(5), step)) for step in (0, 1))
     assert first[0].dtype == torch.float32
@@ -133,7 +133,7 @@ def test_law_rows_drawn_stand_anew_in_the_same_cells() -> None:
     assert (first[0] != second[0])[:, 1:5].all()
     assert (first[0][1] != first[0][3])[1:5].all()
     for x, bound in (first, second):
-        back, middle = fitted.decode(x, bound), fitted.decode(*still(rows, Noise(Stream(0, "offsets"), range(5), 0)))
+        back, middle = fitted.decode(x, bound), fitted.decode(*fitted.encode(data.rows(rows)))
         assert isinstance(back, Table)
         assert isinstance(middle, Table)
         seen = data.rows(rows).columns

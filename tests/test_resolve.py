@@ -55,7 +55,7 @@ def test_every_preset_is_completed_on_every_kind_of_data(name: str, shape: tuple
     if complete.network.kind == "mlp":
         unused |= {"network.channels", "network.blocks", "network.attention", "network.patch"}
     else:
-        unused |= {"network.width", "network.depth"}
+        unused |= {"network.width", "network.depth", "network.whitened"}
     if complete.noise.schedule not in ("ddpm", "ncsn"):
         unused |= {"noise.levels"}
     if complete.objective.times != "log_normal":
