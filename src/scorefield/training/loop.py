@@ -196,8 +196,8 @@ class Trainer:
             # a loss that has risen, row by row and beyond chance, says that the rest of training would overfit.
             rise = rows - self._best_rows
             risen = float(rise.mean()) > 2 * float(rise.std()) / len(rise) ** 0.5
-            self.worse = self.worse + 1 if risen else 0
-            self.stopped_early = self.worse >= self.settings.patience
+            self.worse = self.worse + 1 if risen and self.settings.patience else 0
+            self.stopped_early = 0 < (self.settings.patience or 0) <= self.worse
         self.seconds += time.perf_counter() - start
         return loss
 

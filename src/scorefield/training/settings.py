@@ -32,7 +32,11 @@ class TrainingSettings(BaseModel):
         lt=1,
         description="share of the rows kept for the held-out loss, at most 2000; by default 0.1",
     )
-    patience: int = Field(5, ge=1, description="evaluations with a risen held-out loss after which training stops")
+    patience: int | None = Field(
+        None,
+        ge=0,
+        description="evaluations with a risen held-out loss after which training stops, 0 for never; by default 5",
+    )
 
 
 class CheckpointSettings(BaseModel):
