@@ -72,7 +72,7 @@ def draw(
         on_step: as in `samplers.loop.sample`, called for each chunk; where one is tried again as memory ran out, from
             its first step.
     """
-    share, count, drawn = _share_of(sampler, denoiser.schedule), _Count(), []
+    share, count, drawn = _share_of(sampler, denoiser.schedule), Count(), []
     handle = denoiser.register_forward_hook(count.add)
 
     def work(part: range) -> Tensor:
@@ -97,7 +97,7 @@ def draw(
 
 
 @dataclass
-class _Count:
+class Count:
     """Rows that a module was called with."""
 
     rows: int = field(default=0)

@@ -21,7 +21,7 @@ from scorefield.codecs.table import TableCodec
 from scorefield.codecs.taken import Constant
 from scorefield.codecs.vertices import REACH
 from scorefield.data.kinds import Data, Table
-from scorefield.drawing import OnProgress, Progress
+from scorefield.drawing import Count, OnProgress, Progress
 from scorefield.errors import DataError, OptionError
 from scorefield.features import Features
 from scorefield.given import Given
@@ -146,7 +146,7 @@ def _drawn(
 ) -> Tensor:
     """Rows (n, D) given their cells and which numbers are known, by place in `names`, their own numbers; in chunks."""
     parameter = next(denoiser.parameters())
-    features, drawn, asked = of(range(1))[0].centre.shape[1], [], _Asked()
+    features, drawn, asked = of(range(1))[0].centre.shape[1], [], Count()
     offsets, rows = Stream(how.seed, "offsets of what is given"), len(names)
     handle = denoiser.register_forward_hook(asked.add)
 
@@ -168,16 +168,6 @@ def _drawn(
     finally:
         handle.remove()
     return torch.cat(drawn)
-
-
-@dataclass
-class _Asked:
-    """Rows that a model was asked for."""
-
-    rows: int = 0
-
-    def add(self, module: object, inputs: tuple[Tensor, ...], output: object) -> None:
-        self.rows += len(inputs[0])
 
 
 def _has_holes(codec: TableCodec, table: Table) -> np.ndarray:
