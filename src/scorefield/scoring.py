@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from scorefield.chunks import in_chunks
 from scorefield.codecs.degenerate import degenerate
+from scorefield.codecs.table import TableCodec
 from scorefield.data.kinds import Data, Images
 from scorefield.drawing import OnProgress, Progress
 from scorefield.errors import DataError, OptionError
@@ -312,6 +313,10 @@ def refuse_degenerate(features: Features, moments: Moments) -> None:
     Raises:
         DataError: with their names.
     """
+    if isinstance(features.codec, TableCodec):
+        if features.codec.dependent:
+            raise DataError(features.codec.dependent)
+        return
     numbers = features.codec.numbers
     free = ~numbers.gridded.reshape(-1)
     if len(moments.variances) != len(free) or len(numbers.names) != len(free):

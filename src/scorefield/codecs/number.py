@@ -60,6 +60,11 @@ class Number:
         return Number(NumericColumn.fit(name, rest, normal=True), tuple(float(value) for value in distinct[spiked]))
 
     @property
+    def is_continuous(self) -> bool:
+        """Whether its values are points, and not bins or spikes."""
+        return self.value.grid is None and not self.spikes
+
+    @property
     def name(self) -> str:
         """Of the column."""
         return self.value.name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from scorefield.blocks import Blocks
 from scorefield.codecs.base import Numbers
 from scorefield.codecs.cells import Cells
 from scorefield.codecs.column import Column
+from scorefield.codecs.degenerate import degenerate
 from scorefield.codecs.number import Number
 from scorefield.codecs.taken import Constant, Entry, LeftOut, take_columns
 from scorefield.data.kinds import Data, Table
@@ -22,6 +23,9 @@ from scorefield.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+_LOOKED_AT = 100_000  # rows
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,14 @@ class TableCodec:
         types: the Arrow type of each, as text.
         header: whether the file had names.
         notes: what fitting found.
+        dependent: a sentence on continuous columns that are linear functions of each other, "" where there are none.
     """
 
     entries: tuple[Entry, ...]
     types: tuple[str, ...]
     header: bool
     notes: tuple[str, ...] = ()
+    dependent: str = ""
     kind = "table"
 
     @staticmethod
@@ -58,7 +64,7 @@ class TableCodec:
             reasons = "; ".join(entry.describe() for entry in entries)
             raise DataError(f"{table.source}: no column varies, there is nothing to learn ({reasons})")
         types = tuple(str(field.type) for field in table.columns.schema)
-        return TableCodec(tuple(entries), types, table.header, tuple(notes))
+        return TableCodec(tuple(entries), types, table.header, tuple(notes), _dependent(table, entries))
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
@@ -207,16 +213,39 @@ class TableCodec:
             "types": list(self.types),
             "header": self.header,
             "notes": list(self.notes),
+            "dependent": self.dependent,
         }
 
     @staticmethod
     def from_json(fields: dict[str, Any]) -> TableCodec:
         """The codec whose `to_json` gave these fields."""
         entries = tuple(_entry_from_json(entry) for entry in fields["columns"])
-        return TableCodec(entries, tuple(fields["types"]), fields["header"], tuple(fields["notes"]))
+        notes = tuple(fields["notes"])
+        return TableCodec(entries, tuple(fields["types"]), fields["header"], notes, fields["dependent"])
 
     def describe(self) -> list[str]:
         return [entry.describe() for entry in self.entries]
+
+
+def _dependent(table: Table, entries: Sequence[Entry]) -> str:
+    """A sentence on continuous columns that are linear functions of each other, "" where there are none.
+
+    It is told from the values themselves: by ranks each to a normal, they are so only nearly.
+    """
+    names = [
+        entry.name
+        for entry in entries
+        if isinstance(entry, Column) and isinstance(entry.values, Number) and entry.values.is_continuous
+    ]
+    if len(names) < 2:
+        return ""
+    some = table.columns.select(names).slice(0, _LOOKED_AT)
+    values = np.stack([some[name].to_numpy().astype(np.float64) for name in names], axis=1)
+    values = values[~np.isnan(values).any(axis=1)]
+    if len(values) <= len(names):
+        return ""
+    z = torch.from_numpy((values - values.mean(axis=0)) / values.std(axis=0).clip(min=1e-300))
+    return degenerate(z.T @ z / len(z), names) or ""
 
 
 def arrow_type(name: str) -> pa.DataType:
