@@ -1,4 +1,4 @@
-"""Claim: rows of a default fit rank beside ForestDiffusion's on real tables, before a copula's, in less time.
+"""Claim: rows of a default fit rank before those of ForestDiffusion (reduced) and of a copula on eight real tables.
 
 Beside ForestDiffusion (Jolicoeur-Martineau, Fatras & Kachman 2024, arXiv:2309.09968) and a Gaussian copula, by the
 measures of its benchmark and two of copying (`_tables_measures.py`), over five fixed splits, four fifths of the rows to
