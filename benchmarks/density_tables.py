@@ -135,7 +135,7 @@ def main() -> None:
     for name in names:
         table = read_table(name, options.data)
         count = 1 if options.quick else options.splits
-        print(f"{name}: bins of {', '.join(f'{step:.3g}' for step in table.steps)}", flush=True)
+        print(f"{name}: {'; '.join('continuous' if g is None else g.describe() for g in table.grids)}", flush=True)
         splits = [judge(table, number, settings) for number in range(count)]
         summaries.append(summary(table, splits))
         print(summaries[-1], flush=True)
