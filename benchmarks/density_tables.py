@@ -21,7 +21,7 @@ rows, with log|det| added back: figures are nats in the units of the tables. It 
 splits over the means of splits (of one split, over its rows), whose test rows overlap little.
 
     .peers/bin/python benchmarks/density_tables.py --data FOLDER [--tables wine cancer parkinsons] [--splits 5]
-        [--beside mixture kernel spline]
+        [--first 0] [--beside mixture kernel spline]
 
 FOLDER has wine.csv and parkinsons.csv; breast cancer comes with scikit-learn. `--quick` takes under a minute: one
 split of breast cancer, a smaller ensemble. Without zuko its line is left out.
@@ -124,6 +124,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of wine.csv and parkinsons.csv")
     parser.add_argument("--tables", nargs="+", choices=TABLES)
     parser.add_argument("--splits", type=int, default=5)
+    parser.add_argument("--first", type=int, default=0, help="the number of the first split, for runs in pieces")
     parser.add_argument("--members", type=int, default=Settings().members, help="of our ensemble")
     parser.add_argument("--beside", nargs="+", choices=PEERS, default=list(PEERS), help="competitors, all by default")
     parser.add_argument("--quick", action="store_true", help="under a minute: one split of breast cancer, two members")
@@ -141,14 +142,16 @@ def main() -> None:
         table = read_table(name, options.data)
         count = 1 if options.quick else options.splits
         print(f"{name}: {'; '.join('continuous' if g is None else g.describe() for g in table.grids)}", flush=True)
-        splits = [judge(table, number, settings, beside) for number in range(count)]
+        splits: list[list[Result]] = []
+        for number in range(options.first, options.first + count):
+            splits.append(judge(table, number, settings, beside))
+            kept[name] = [
+                {r.name: [float(r.log_density.mean()), r.seconds, r.choice] for r in results} for results in splits
+            ]
+            if options.out:
+                options.out.write_text(json.dumps(kept, indent=2) + "\n")
         summaries.append(summary(table, splits))
         print(summaries[-1], flush=True)
-        kept[name] = [
-            {r.name: [float(r.log_density.mean()), r.seconds, r.choice] for r in results} for results in splits
-        ]
-        if options.out:
-            options.out.write_text(json.dumps(kept, indent=2) + "\n")
     print("\n\n".join(["", *summaries]))
     print(f"{time.perf_counter() - start:.0f} s in all")
 
