@@ -55,7 +55,7 @@ from scorefield.data.kinds import Images
 from scorefield.data.read import read
 from scorefield.likelihood.dequantisation import bits_per_dim, mean_density
 from scorefield.randomness import Stream
-from scorefield.recipes import NoiseSettings, TrainingSettings
+from scorefield.recipes import NoiseSettings, ObjectiveSettings, TrainingSettings
 from scorefield.samplers.grids import geometric
 from scorefield.scoring import Scoring
 from scorefield.variational.bins import Bins
@@ -220,6 +220,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, help="held-out images, 16")
     parser.add_argument("--train", type=int, default=10_000, help="images of MNIST to train on")
     parser.add_argument("--noise", type=float, help="σ_min in widths of a bin, by default 1/√12")
+    parser.add_argument("--times", help="the law of noise in training, by default that of a default fit")
     parser.add_argument("--run", help="a folder for the fitted model, used again where it is there")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
@@ -237,14 +238,15 @@ def main() -> None:
     test = test.rows(np.arange(min(count, len(test))))
     budget = options.budget or (15.0 if options.quick else 60.0 if digits else 240.0)
     noise = NoiseSettings(sigma_min=None if options.noise is None else options.noise * 2 / train.maximum)
-    recipe = sf.recipes.auto().model_copy(update={"training": TrainingSettings(budget=budget), "noise": noise})
+    objective, training = ObjectiveSettings(times=options.times), TrainingSettings(budget=budget)
+    recipe = sf.recipes.auto().model_copy(update={"training": training, "noise": noise, "objective": objective})
     bundle = sf.fit(train, recipe, out=options.run)
     torch.set_num_threads(1)  # training may have chosen otherwise
-    training, network = bundle.facts["training"], bundle.recipe.network
+    done, network = bundle.facts["training"], bundle.recipe.network
     print(
         f"{'digits' if digits else 'MNIST'}: {len(train)} images to train on, {len(test)} held out; "
-        f"{training['seconds']:.0f} s, {training['steps']} steps, {training['parameters']:,} parameters "
-        f"({network.kind}, channels {network.channels}), σ_min = "
+        f"{done['seconds']:.0f} s, {done['steps']} steps, {done['parameters']:,} parameters "
+        f"({network.kind}, channels {network.channels}), noise {bundle.recipe.objective.times}, σ_min = "
         f"{(bundle.recipe.noise.sigma_min or 0) * train.maximum / 2:.3f} bins"
     )
     report = Report()

@@ -21,6 +21,7 @@ rows, with log|det| added back: figures are nats in the units of the tables. It 
 splits over the means of splits (of one split, over its rows), whose test rows overlap little.
 
     .peers/bin/python benchmarks/density_tables.py --data FOLDER [--tables wine cancer parkinsons] [--splits 5]
+        [--first 0] [--beside mixture kernel spline]
 
 FOLDER has wine.csv and parkinsons.csv; breast cancer comes with scikit-learn. `--quick` takes under a minute: one
 split of breast cancer, a smaller ensemble. Without zuko its line is left out.
@@ -45,6 +46,11 @@ from _density_peers import Fitted, gaussian_mixture, kernel_density, spline_flow
 OURS = "score flow"
 QUICK = Settings(members=2)
 _LEAST_BUDGET = 10.0  # seconds that competitors have in any case
+PEERS = {
+    "mixture": ("GaussianMixture", gaussian_mixture),
+    "kernel": ("KernelDensity", kernel_density),
+    "spline": ("NSF (zuko)", spline_flow),
+}
 
 
 @dataclass(frozen=True)
@@ -64,18 +70,15 @@ class Result:
     log_density: np.ndarray
 
 
-def judge(table: Table, number: int, settings: Settings) -> list[Result]:
-    """All densities on one split of a table."""
+def judge(table: Table, number: int, settings: Settings, beside: list[str]) -> list[Result]:
+    """Ours, those of `PEERS` that were asked for and one Gaussian, on one split of a table."""
     train, test = split(len(table.rows), number)
     preprocessing = Preprocessing.fit(table.rows[train])
     z, _ = preprocessing(table.rows[train])
     z_test, log_det = preprocessing(table.rows[test])
     ours = score_flow(z, number, settings)
     budget = max(ours.seconds, _LEAST_BUDGET)
-    fits = {"GaussianMixture": partial(gaussian_mixture, z, budget, number)}
-    fits["KernelDensity"] = partial(kernel_density, z, budget, number)
-    if importlib.util.find_spec("zuko"):
-        fits["NSF (zuko)"] = partial(spline_flow, z, budget, number)
+    fits = {name: partial(fit, z, budget, number) for name, fit in (PEERS[key] for key in beside)}
     fits["one Gaussian"] = partial(_gaussian, z)
     found = []
     for name, fit in {OURS: lambda: ours, **fits}.items():
@@ -121,7 +124,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of wine.csv and parkinsons.csv")
     parser.add_argument("--tables", nargs="+", choices=TABLES)
     parser.add_argument("--splits", type=int, default=5)
+    parser.add_argument("--first", type=int, default=0, help="the number of the first split, for runs in pieces")
     parser.add_argument("--members", type=int, default=Settings().members, help="of our ensemble")
+    parser.add_argument("--beside", nargs="+", choices=PEERS, default=list(PEERS), help="competitors, all by default")
     parser.add_argument("--quick", action="store_true", help="under a minute: one split of breast cancer, two members")
     parser.add_argument("--out", type=Path, help="where the figures go as JSON")
     options = parser.parse_args()
@@ -130,20 +135,23 @@ def main() -> None:
     names = options.tables or (["cancer"] if options.quick or options.data is None else list(TABLES))
     if options.data is None and set(names) - {"cancer"}:
         parser.error("wine and parkinsons need --data FOLDER")
+    beside = [key for key in options.beside if key != "spline" or importlib.util.find_spec("zuko")]
     settings = QUICK if options.quick else Settings(members=options.members)
     summaries = []
     for name in names:
         table = read_table(name, options.data)
         count = 1 if options.quick else options.splits
-        print(f"{name}: bins of {', '.join(f'{step:.3g}' for step in table.steps)}", flush=True)
-        splits = [judge(table, number, settings) for number in range(count)]
+        print(f"{name}: {'; '.join('continuous' if g is None else g.describe() for g in table.grids)}", flush=True)
+        splits: list[list[Result]] = []
+        for number in range(options.first, options.first + count):
+            splits.append(judge(table, number, settings, beside))
+            kept[name] = [
+                {r.name: [float(r.log_density.mean()), r.seconds, r.choice] for r in results} for results in splits
+            ]
+            if options.out:
+                options.out.write_text(json.dumps(kept, indent=2) + "\n")
         summaries.append(summary(table, splits))
         print(summaries[-1], flush=True)
-        kept[name] = [
-            {r.name: [float(r.log_density.mean()), r.seconds, r.choice] for r in results} for results in splits
-        ]
-        if options.out:
-            options.out.write_text(json.dumps(kept, indent=2) + "\n")
     print("\n\n".join(["", *summaries]))
     print(f"{time.perf_counter() - start:.0f} s in all")
 

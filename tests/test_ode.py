@@ -11,7 +11,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from scorefield.errors import SamplingError
-from scorefield.ode import Field, fixed_steps, integrate
+from scorefield.ode import Field, column, fixed_steps, integrate
 from scorefield.randomness import Stream
 from scorefield.tableaus import DORMAND_PRINCE, EULER, HEUN, RK4, Tableau
 
@@ -337,3 +337,15 @@ def test_misuse_is_refused() -> None:
         integrate(swing, normals(2, 1), 0.0, 1.0, rtol=1e-3, atol=1e-3, tableau=RK4)
     with pytest.raises(SamplingError, match=r"shaped like its argument, \(2, 1\), got \(2, 2\)"):
         integrate(lambda x, t, places: x.repeat(1, 2), normals(2, 1), 0.0, 1.0, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3, 4)])
+def test_a_column_gives_each_row_its_number_and_keeps_the_type_of_rows(shape: tuple[int, ...]) -> None:
+    rows, numbers = normals(5, *shape).float(), normals(5)
+    scaled = column(numbers, rows) * rows
+    assert scaled.dtype == torch.float32
+    for row, number, one in zip(rows, numbers, scaled, strict=True):
+        torch.testing.assert_close(one, float(number) * row)
+    chosen = torch.where(column(numbers > 0, rows), rows, -rows)  # bools must not become numbers
+    for row, number, one in zip(rows, numbers, chosen, strict=True):
+        torch.testing.assert_close(one, row if number > 0 else -row)

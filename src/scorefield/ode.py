@@ -172,6 +172,19 @@ def integrate(
     return result
 
 
+def column(c: Tensor, like: Tensor) -> Tensor:
+    """One number a row, shaped to broadcast over the row.
+
+    Args:
+        c: (b,); bools stay bools, numbers are brought to the type of `like`.
+        like: (b, *shape).
+
+    Returns:
+        (b, 1, …, 1), with as many dimensions as `like`.
+    """
+    return (c if c.dtype == torch.bool else c.to(like.dtype)).reshape(-1, *[1] * (like.ndim - 1))
+
+
 @dataclass(frozen=True, eq=False)
 class _Walk:
     """The rows still on their way: each entry has one row of each."""
@@ -202,7 +215,7 @@ def _begin(
     way = end - t
     # Theirs is 1e-6 where x or the slope is all but zero; a slope of zero says nothing of the scale of the clock.
     h0 = torch.minimum(0.01 * size.clamp(min=1.0) / speed, 0.01 * way.abs())
-    near = x + _column(way.sign() * h0, x) * slope
+    near = x + column(way.sign() * h0, x) * slope
     bend = _norm((_slope(field, near, t + way.sign() * h0, places) - slope) / scale) / h0
     most = torch.maximum(speed, bend)
     h = torch.minimum(100 * h0, _power(0.01 / most, 1 / order)).minimum(way.abs())
@@ -226,7 +239,7 @@ def _attempt(field: Field, tableau: Tableau, walk: _Walk, rtol: float, atol: flo
     last = 1.01 * walk.h.abs() >= way.abs()
     h = torch.where(last, way, walk.h)
     x, slopes = _step(field, tableau, walk.x, walk.t, h, walk.places, walk.slope)
-    error = _column(h, x) * _sum(tableau.error, slopes)
+    error = column(h, x) * _sum(tableau.error, slopes)
     norm = _norm(error / (atol + rtol * torch.maximum(walk.x.abs(), x.abs())))
     norm = torch.where(_finite(slopes[-1]), norm, math.inf).nan_to_num(nan=math.inf, posinf=math.inf)
     accepted = norm <= 1
@@ -234,7 +247,7 @@ def _attempt(field: Field, tableau: Tableau, walk: _Walk, rtol: float, atol: flo
     kept = (_SAFETY * shrink * _power(walk.error, _BETA)).clamp(_SMALLEST, _LARGEST)
     kept = torch.where(walk.refused, kept.clamp(max=1.0), kept)  # no growth right after a refusal
     factor = torch.where(accepted, kept, (_SAFETY * shrink).clamp(min=_SMALLEST))
-    choose = _column(accepted, x)
+    choose = column(accepted, x)
     after = replace(
         walk,
         x=torch.where(choose, x, walk.x),
@@ -263,8 +276,8 @@ def _between(
     when, row = ((share > 0) & ~beyond & accepted).nonzero(as_tuple=True)
     if not len(when):
         return
-    x, slopes, h = before.x[row], [slope[row] for slope in step.slopes], _column(step.h[row], before.x)
-    theta, change = _column(share[when, row], x), step.x[row] - x
+    x, slopes, h = before.x[row], [slope[row] for slope in step.slopes], column(step.h[row], before.x)
+    theta, change = column(share[when, row], x), step.x[row] - x
     bend = h * slopes[0] - change
     inner = change - h * slopes[-1] - bend + (1 - theta) * h * _sum(tableau.dense, slopes)
     found[when, before.places[row]] = x + theta * (change + (1 - theta) * (bend + theta * inner))
@@ -274,7 +287,7 @@ def _step(
     field: Field, tableau: Tableau, x: Tensor, t: Tensor, h: Tensor, places: Tensor, first: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
     """x after a step of h, and all k_i of (1), of which the first is given."""
-    slopes, at, width = [first], x, _column(h, x)
+    slopes, at, width = [first], x, column(h, x)
     for node, row in zip(tableau.nodes[1:], tableau.matrix[1:], strict=True):
         at = x + width * _sum(row, slopes)
         slopes.append(_slope(field, at, t + node * h, places))
@@ -315,11 +328,6 @@ def _leave(result: Integrated, walk: _Walk, which: Tensor, why: str, names: rang
 
 def _times(t: Tensor | float, x: Tensor) -> Tensor:
     return torch.as_tensor(t, dtype=torch.float64, device=x.device).expand(len(x))
-
-
-def _column(c: Tensor, x: Tensor) -> Tensor:
-    """One number a row, (b,), shaped to broadcast over the row; float64 is brought to the type of x."""
-    return (c if c.dtype == torch.bool else c.to(x.dtype)).reshape(-1, *[1] * (x.ndim - 1))
 
 
 def _norm(x: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ from scorefield.errors import OptionError, SamplingError
 from scorefield.likelihood.whitened import Frame, Whitened
 from scorefield.model import Denoiser, of_places
 from scorefield.noise import Time
-from scorefield.ode import integrate
+from scorefield.ode import column, integrate
 from scorefield.quadrature import coefficients, interpolation, nodes, weights
 from scorefield.randomness import Stream
 
@@ -162,7 +162,7 @@ def _follow(way: Whitened, y: Tensor, low: float, high: float, tolerance: float,
     def field(y: Tensor, u: Tensor, places: Tensor) -> Tensor:
         t = way.time(u.square())
         here = way.at(t, y)
-        return _column(2 * u, y) * here.slope(y, here.v(select(places), here.leave(y), t))
+        return column(2 * u, y) * here.slope(y, here.v(select(places), here.leave(y), t))
 
     if low == high:
         still = y.expand(_MOST + 1, *y.shape)
@@ -292,16 +292,12 @@ class _Nodes:
     def missed(self, v: Tensor) -> Tensor:
         """r·∇log q from v, (b,) float64."""
         slope = self.frame.slope(self.y, v)
-        return _sum((_column(self.scale, slope) * slope - self.slope) * self.frame.score(self.y, slope))
+        return _sum((column(self.scale, slope) * slope - self.slope) * self.frame.score(self.y, slope))
 
 
 def _signs(stream: Stream, rows: range, like: Tensor, node: int, draw: int) -> Tensor:
     z = stream.normal(rows, like.shape[1:], step=node, draw=draw, dtype=torch.float32, device=like.device)
     return torch.where(z < 0, -1.0, 1.0).to(like)
-
-
-def _column(c: Tensor, like: Tensor) -> Tensor:
-    return c.to(like).reshape(-1, *[1] * (like.ndim - 1))
 
 
 def _sum(x: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from torch import Tensor
 from scorefield.errors import SamplingError
 from scorefield.model import Denoiser, of_places
 from scorefield.noise import Schedule, mix
+from scorefield.ode import column
 from scorefield.polar import radius
 from scorefield.randomness import Noise, Stream
 from scorefield.samplers.brownian import BrownianPaths
@@ -262,7 +263,7 @@ class _Walk:
         return _Walk(*(getattr(self, entry.name)[which] for entry in fields(self)))
 
     def after(self, accepted: Tensor, trial: _Trial, h: Tensor, factor: Tensor) -> _Walk:
-        choose = accepted.reshape(-1, *[1] * (self.x.ndim - 1))
+        choose = column(accepted, self.x)
         return replace(
             self,
             x=torch.where(choose, trial.x, self.x),

@@ -17,6 +17,8 @@ import math
 import torch
 from torch import Tensor
 
+from scorefield.ode import column
+
 
 class BrownianPaths:
     """Increments over steps from where each row is, each asked for, then taken or refused.
@@ -44,7 +46,7 @@ class BrownianPaths:
         # With b at infinity the share of b is zero and the variance c − a.
         share = torch.where(b.isinf(), 0.0, (h - a) / torch.where(b.isinf(), 1.0, b - a))
         variance = (h - a) * (1 - share)
-        w = from_a + _column(share, noise) * (from_b - from_a) + _column(variance.sqrt(), noise) * noise
+        w = from_a + column(share, noise) * (from_b - from_a) + column(variance.sqrt(), noise) * noise
         self._asked = (h, w)
         return w
 
@@ -53,7 +55,7 @@ class BrownianPaths:
         h, w = self._asked
         gone = torch.where(accepted, h, 0.0)
         ahead = torch.where(self._ahead <= gone, math.inf, self._ahead - gone)
-        values = self._values - _column(accepted.double(), w) * w
+        values = self._values - column(accepted.double(), w) * w
         free = ahead.isinf()
         if not (free.any(0) | accepted).all():
             ahead = torch.cat((ahead, torch.full_like(ahead[:1], math.inf)))
@@ -61,7 +63,7 @@ class BrownianPaths:
             free = ahead.isinf()
         slot, row = free.long().argmax(dim=0), torch.arange(len(h), device=h.device)
         ahead[slot, row] = torch.where(accepted, ahead[slot, row], h)
-        values[slot, row] = torch.where(_column(accepted, w), values[slot, row], w)
+        values[slot, row] = torch.where(column(accepted, w), values[slot, row], w)
         used = ahead.isfinite().any(1)
         used[0] = True
         self._ahead, self._values = ahead[used], values[used]
@@ -74,9 +76,4 @@ class BrownianPaths:
         """How far the point is and w there; where none is, `otherwise` and zero."""
         ahead, slot = found
         w = self._values[slot, torch.arange(len(slot), device=slot.device)]
-        return torch.where(there, ahead, otherwise), torch.where(_column(there, w), w, torch.zeros_like(w))
-
-
-def _column(c: Tensor, x: Tensor) -> Tensor:
-    """One number a row, shaped to broadcast over it; float64 is brought to the type of x."""
-    return (c if c.dtype == torch.bool else c.to(x.dtype)).reshape(-1, *[1] * (x.ndim - 1))
+        return torch.where(there, ahead, otherwise), torch.where(column(there, w), w, torch.zeros_like(w))

@@ -22,7 +22,7 @@ from torch import Tensor
 from scorefield.errors import SamplingError
 from scorefield.model import Denoiser, of_places
 from scorefield.noise import NoiseLevel, mix
-from scorefield.ode import Integrated, OnAttempt, integrate
+from scorefield.ode import Integrated, OnAttempt, column, integrate
 from scorefield.polar import angle, radius
 from scorefield.samplers.loop import OnStep, from_normal, to_normal
 
@@ -239,7 +239,7 @@ class _Way:
     def arrived(self, found: Integrated) -> Flowed:
         x, x0 = self.read(found.x, found.slope, self.end)
         # Where there was no way x stays as it is, to the bit.
-        still = (self.start == self.end).reshape(-1, *[1] * (x.ndim - 1))
+        still = column(self.start == self.end, x)
         x = torch.where(still, self.like, x)
         return Flowed(x, x0, found.evaluations, found.accepted, found.rejected)
 
