@@ -6,6 +6,7 @@ What the recipe sets for likelihood, beside the defaults of `auto`:
     σ_min = nearest/(2√D)       half the median distance of nearest neighbours per element, without the usual cap at
                                 0.02 σ_data: what lies below is the rows' own places, and no property of the law
     width, steps                128 and 400 passes over the rows: wider and shorter than `auto`
+    held_out, patience          a tenth and 5, also where a plain fit of so few rows keeps none out
     members                     each keeps other rows out, so that together they see all; of E[x0 given x_t] the mean
                                 over members is taken, at every level, and its probability flow has one density
 
@@ -41,6 +42,7 @@ from scorefield.training.settings import TrainingSettings
 LEVELS = (1.0, 1.5, 2.0)  # times σ_min, at which log p is tried
 _PASSES, _BATCH = 400, 256  # over the rows
 FLOORS = (1.0, 0.25)  # times the rule for σ_min, between which the first member chooses
+_HELD_OUT = 0.1
 _LOOKED_AT = 200  # held-out rows of each member at which it is tried
 _TOLERANCE = 1e-2  # nats a row, a hundredth of what differs between methods
 
@@ -96,7 +98,9 @@ def recipe(z: Tensor, settings: Settings) -> Recipe:
         noise=NoiseSettings(sigma_min=sigma_min),
         objective=ObjectiveSettings(times=settings.times),
         network=NetworkSettings(width=settings.width),
-        training=TrainingSettings(steps=settings.steps or round(_PASSES * len(z) / batch), batch=batch),
+        training=TrainingSettings(
+            steps=settings.steps or round(_PASSES * len(z) / batch), batch=batch, held_out=_HELD_OUT, patience=5
+        ),
     )
     facts = DataFacts(tuple(z.shape[1:]), len(z), noise_range, torch.device("cpu"))
     return resolve(asked, facts)[0]
@@ -111,19 +115,18 @@ def nearest_per_element(z: Tensor) -> float:
 
 def train(complete: Recipe, z: Tensor, seed: int) -> tuple[Denoiser, np.ndarray]:
     """A denoiser trained as `fit` would, and the numbers of the rows that it kept out."""
-    training, held_out = split_held_out(len(z), complete.training.held_out, 2000, seed)
+    training, held_out = split_held_out(len(z), _HELD_OUT, 2000, seed)
 
     def take(numbers: np.ndarray, offsets: Noise) -> tuple[Tensor, None]:
         return z[torch.from_numpy(numbers.copy())], None
 
     model = build_model(complete, tuple(z.shape[1:]), 0, seed)
+    model.moments = measure_moments(z)
     rows = Rows(training, take), Rows(held_out, take)
     trainer = Trainer(model, build_objective(complete), *rows, complete.training, seed)
     for _ in trainer:
         pass
-    best = trainer.best().eval().requires_grad_(False)
-    best.moments = measure_moments(z)
-    return best, held_out
+    return trainer.best().eval().requires_grad_(False), held_out
 
 
 def at_level(model: Denoiser, z: Tensor, sigma: float) -> np.ndarray:

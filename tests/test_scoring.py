@@ -26,7 +26,7 @@ from scorefield.codecs.scalers import Standardise
 from scorefield.codecs.table import TableCodec
 from scorefield.data import Array, Images, Table, read
 from scorefield.drawing import Progress
-from scorefield.errors import BundleError, DataError, Interrupted, OptionError
+from scorefield.errors import BundleError, DataError, Interrupted, OptionError, SamplingError
 from scorefield.exact import GaussianMixture
 from scorefield.features import Features
 from scorefield.likelihood.log_prob import log_prob
@@ -451,6 +451,33 @@ def test_law_bad_rows_do_not_change_the_others_numbers(
     assert torch.equal(found.log_prob.isnan(), bad)
     assert torch.equal(found.std_error.isnan(), bad)
     torch.testing.assert_close(found.log_prob[~bad], clean.log_prob[~bad], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("most", [5, 4096])
+def test_rows_at_which_the_model_is_not_finite_are_no_loss_for_the_others(
+    real: Known, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "_MOST_ROWS", most)
+    rows = TWO.sample(12, 1).numpy()
+    rows[3, 1], rows[7] = 9.0, math.nan
+    clean = real.score(rows, skip_bad=True)
+
+    def hurt(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        far_out, low = inputs[0] > 50, inputs[1].unsqueeze(-1) < math.log(0.01) / 4
+        return torch.where(far_out & low, math.nan, output)
+
+    handle = real.denoiser.network.register_forward_hook(hurt)
+    try:
+        found = real.score(rows, skip_bad=True)
+        with pytest.raises(SamplingError, match=r"1 of 11 rows have no density, row 4: .*not finite.*--skip-bad"):
+            real.score(np.delete(rows, 7, axis=0))
+    finally:
+        handle.remove()
+    assert list(found.unusable) == [3, 7]
+    assert "the field is not finite" in found.unusable[3]
+    others = [row for row in range(12) if row not in (3, 7)]
+    torch.testing.assert_close(found.log_prob[others], clean.log_prob[others], rtol=0, atol=1e-9)
+    assert found.log_prob.isnan().nonzero().flatten().tolist() == [3, 7]
 
 
 def test_a_data_set_without_any_good_row_is_all_nan(made: dict[str, Bundle]) -> None:

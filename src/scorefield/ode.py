@@ -13,7 +13,7 @@ a step x is known everywhere, by the method's continuous extension (§II.6 there
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -172,6 +172,12 @@ def integrate(
     return result
 
 
+def refusal(faults: Mapping[int, str], count: int) -> str:
+    """The words for rows that cannot go on, of so many: how many, and why the first one cannot."""
+    row = min(faults)
+    return f"{len(faults)} of {count} rows cannot go on, row {row}: {faults[row]}"
+
+
 def column(c: Tensor, like: Tensor) -> Tensor:
     """One number a row, shaped to broadcast over the row.
 
@@ -322,8 +328,7 @@ def _leave(result: Integrated, walk: _Walk, which: Tensor, why: str, names: rang
     for place, t in zip(lost.places.tolist(), lost.t.tolist(), strict=True):
         result.faults[names[place]] = f"{why} at t = {t:g}"
     if strict:
-        row = min(result.faults)
-        raise SamplingError(f"{len(result.faults)} of {len(names)} rows cannot go on, row {row}: {result.faults[row]}")
+        raise SamplingError(refusal(result.faults, len(names)))
 
 
 def _times(t: Tensor | float, x: Tensor) -> Tensor:

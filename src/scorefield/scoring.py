@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from scorefield.codecs.degenerate import degenerate
 from scorefield.codecs.table import TableCodec
 from scorefield.data.kinds import Data, Images
 from scorefield.drawing import OnProgress, Progress
-from scorefield.errors import DataError, OptionError
+from scorefield.errors import DataError, OptionError, SamplingError
 from scorefield.features import Features
 from scorefield.likelihood.dequantisation import Dequantiser, bits_per_dim, mean_density, through, uniform, variational
 from scorefield.likelihood.log_prob import LogProb, log_prob
@@ -165,7 +165,7 @@ def score(
     Raises:
         DataError: for no rows, and rows without a density unless they are skipped.
         OptionError: for a level out of the model's range.
-        SamplingError: for rows that the solver cannot carry to the noise.
+        SamplingError: for rows on which the model is not finite, unless they are skipped.
     """
     if not len(data):
         raise DataError(f"{data.source}: no rows, at least 1 is needed")
@@ -180,8 +180,10 @@ def score(
         # Others keep their numbers, by which they are drawn for, as a good row stands in for a bad one.
         numbers = np.arange(len(data))
         numbers[bad] = np.setdiff1d(numbers, bad)[0]
-        _fill(values, denoiser, features, data.rows(numbers) if len(bad) else data, how, on_progress)
+        good = data.rows(numbers) if len(bad) else data
+        stopped = _fill(values, denoiser, features, good, how, skip_bad, on_progress)
         values[:, torch.from_numpy(bad)] = math.nan
+        unusable = dict(sorted((stopped | unusable).items()))
     return Scores(values[0], values[1], unusable, features, float(values[2].nanmean()))
 
 
@@ -191,9 +193,10 @@ def _fill(
     features: Features,
     data: Data,
     how: Scoring,
+    skip_bad: bool,
     on_progress: OnProgress | None,
-) -> None:
-    """Write log p, its standard error and evaluations of all rows, (3, n)."""
+) -> dict[int, str]:
+    """Write log p, its standard error and evaluations of all rows, (3, n); say which rows the model stopped at."""
     elements = math.prod(features.codec.shape)
     # Rounding would show in the steps that are taken. Images are dear, and their error is another one.
     dtype = torch.float64 if len(features.codec.shape) == 1 else torch.float32
@@ -204,14 +207,17 @@ def _fill(
     try:
         for part, found in in_chunks(range(len(data)), max(1, min(_MOST_ROWS, _CHUNK // elements)), work):
             values[:, part.start : part.stop] = found
+            if work.stopped and not skip_bad:
+                raise SamplingError(_refusal(data, work.stopped))
             told.done(part)
     finally:
         handle.remove()
+    return work.stopped
 
 
 @dataclass(frozen=True, eq=False)
 class _Work:
-    """What is done with some rows."""
+    """What is done with some rows; `stopped` says at which of them the model was not finite, and where."""
 
     model: NetworkDenoiser
     features: Features
@@ -219,6 +225,7 @@ class _Work:
     how: Scoring
     dtype: torch.dtype
     told: _Told
+    stopped: dict[int, str] = field(default_factory=dict)
 
     def __call__(self, rows: range) -> Tensor:
         """log p, its standard error and evaluations of rows by their numbers, (3, n)."""
@@ -235,6 +242,7 @@ class _Work:
             u, log_q = offsets.draw(draw)
             x, log_jacobian = self.features.codec.spread(data, u)
             found = self._density(model, x.to(device, self.dtype), draw, rows)
+            self.stopped.update(found.faults)
             weights.append(found.value.cpu() + log_jacobian - log_q)
             errors.append(found.std_error.cpu())
             evaluations += (found.evaluations + found.traces).cpu()
@@ -254,11 +262,10 @@ class _Work:
             probes=how.probes_of(x[0].numel()),
             seed=how.seed + (draw << 32),  # no other seed of a user's has these probes
             rows=rows,
+            strict=False,
         )
         shift = x[0].numel() * alpha.log()
-        return LogProb(
-            found.value + shift.to(found.value), found.trace_error, found.solver_error, found.evaluations, found.traces
-        )
+        return replace(found, value=found.value + shift.to(found.value))
 
     def _offsets(self, model: Denoiser, data: Data, rows: range, gridded: Tensor) -> Dequantiser:
         if not self.how.fitted:

@@ -411,3 +411,41 @@ def test_a_row_that_is_no_number_is_named(value: float) -> None:
     x[3, 1] = value
     with pytest.raises(SamplingError, match=r"1 of 5 rows cannot go on, row 103: the field is not finite"):
         log_prob(mixture(2), x, rows=range(100, 105))
+
+
+class Hurt(Denoiser):
+    """A model that is not finite where numbers are high and noise is low: its values, or only its derivative there."""
+
+    def __init__(self, model: Denoiser, above: float, values: bool) -> None:
+        super().__init__()
+        self.model, self.schedule, self.sigma_data, self.moments = model, model.schedule, model.sigma_data, None
+        self.above, self.values = above, values
+
+    def forward(self, x_t: Tensor, t: Tensor | float) -> Estimate:
+        level = self.schedule.at(t, like=x_t)
+        x0 = self.model(x_t, t).x0
+        # A root has an infinite slope at 0, and nought times that is none.
+        there = (x_t > self.above) & (level.sigma < 0.1)
+        over = torch.where(there, math.nan if self.values else x_t - x_t.detach(), 1.0).sqrt()
+        x0 = x0 + 0 * over
+        return Estimate(x0, (x_t - level.alpha * x0) / level.sigma, level)
+
+
+@pytest.mark.parametrize("probes", [None, 4])
+@pytest.mark.parametrize("values", [True, False])
+def test_rows_at_which_a_model_is_not_finite_stop_alone(values: bool, probes: int | None) -> None:
+    whole = mixture(2)
+    x = whole.sample(5, 1).clamp(max=4)
+    x[3, 0] = 50.0
+    hurt = Hurt(whole, 49.0, values)
+    found = log_prob(hurt, x, probes=probes, rows=range(100, 105), strict=False)
+    assert list(found.faults) == [103]
+    assert ("field" if values else "divergence") in found.faults[103]
+    for kept in (found.value, found.std_error):
+        assert kept.isnan().tolist() == [row == 3 for row in range(5)]
+    others = [0, 1, 2, 4]
+    clean = log_prob(Hurt(whole, 1e9, values), x, probes=probes, rows=range(100, 105))
+    torch.testing.assert_close(found.value[others], clean.value[others], rtol=0, atol=1e-9)
+    assert not clean.faults
+    with pytest.raises(SamplingError, match="1 of 5 rows cannot go on, row 103"):
+        log_prob(hurt, x, probes=probes, rows=range(100, 105))

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ from scorefield.errors import OptionError, SamplingError
 from scorefield.likelihood.whitened import Frame, Whitened
 from scorefield.model import Denoiser, of_places
 from scorefield.noise import Time
-from scorefield.ode import column, integrate
+from scorefield.ode import column, integrate, refusal
 from scorefield.quadrature import coefficients, interpolation, nodes, weights
 from scorefield.randomness import Stream
 
@@ -57,6 +57,7 @@ class LogProb:
         solver_error: the errors of the path and of the integral, estimated, (B,).
         evaluations: of the model for each row along the path, (B,) int64.
         traces: of the model with its divergence, (B,) int64.
+        faults: of rows that could not go on, by their numbers, why. Their value and errors are NaN.
     """
 
     value: Tensor
@@ -64,6 +65,7 @@ class LogProb:
     solver_error: Tensor
     evaluations: Tensor
     traces: Tensor
+    faults: dict[int, str] = field(default_factory=dict)
 
     @property
     def std_error(self) -> Tensor:
@@ -80,6 +82,7 @@ def log_prob(
     probes: int | None = None,
     seed: int = 0,
     rows: range | None = None,
+    strict: bool = True,
 ) -> LogProb:
     """log p_t(x) of each row by (2).
 
@@ -93,13 +96,14 @@ def log_prob(
             costs as many backward passes as a row has numbers.
         seed: of the probes, which are those of Stream(seed, "likelihood probes").
         rows: the numbers of the rows, by which probes are drawn and messages call them.
+        strict: whether a row that cannot go on is an error. Without it the others go on, and `faults` says why.
 
     Returns:
         log p with its errors; a row does not depend on the others.
 
     Raises:
         OptionError: for a tolerance that is none, and one probe.
-        SamplingError: for a time out of the schedule's range, and rows that cannot go on.
+        SamplingError: for a time out of the schedule's range, and with `strict` for rows that cannot go on.
     """
     if not 0 < tolerance < math.inf:
         raise OptionError(f"the tolerance is an error in nats, finite and above 0, got {tolerance}")
@@ -107,7 +111,8 @@ def log_prob(
         raise OptionError(f"at least 2 probes are needed, as one has no standard error, got {probes}")
     rows = range(len(x)) if rows is None else rows
     if not len(x):
-        return LogProb(*[torch.zeros(0, dtype=torch.float64)] * 3, *[torch.zeros(0, dtype=torch.int64)] * 2)
+        none, counts = torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.int64)
+        return LogProb(none, none, none, counts, counts)
     schedule, lowest = model.schedule, t is None
     t = torch.as_tensor(schedule.t_min if t is None else t, dtype=torch.float64)
     if not schedule.t_min <= float(t) <= schedule.t_max:
@@ -116,7 +121,7 @@ def log_prob(
         way, level = Whitened.of(model, x.device), schedule.at(t, like=x)
         here = way.at(t, x)
         y, low, high = here.enter(level.alpha.to(x) * x if lowest else x), way.theta(t), way.theta(schedule.t_max)
-        path = _follow(way, y, math.sqrt(low), math.sqrt(high), tolerance, rows)
+        path = _follow(way, y, math.sqrt(low), math.sqrt(high), tolerance, rows, strict)
         start = here.log_slope() - (_sum(path.y[-1].double().square()) + math.prod(x.shape[1:]) * _LOG_2_PI) / 2
         if lowest:
             start = start + math.prod(x.shape[1:]) * level.alpha.log()
@@ -124,17 +129,24 @@ def log_prob(
             found = _exact(way, path, tolerance)
         else:
             found = _estimated(way, path, probes, Stream(seed, "likelihood probes"), rows)
-        return LogProb(start + found.value, found.noise, found.error, path.evaluations, found.evaluations)
+        made, faults = torch.stack([start + found.value, found.noise, found.error]), dict(path.faults)
+        for place in (~made.isfinite().all(0)).nonzero().flatten().tolist():
+            faults.setdefault(rows[place], "the model's divergence is not finite on its way")
+        if faults and strict:
+            raise SamplingError(refusal(faults, len(rows)))
+        made[:, torch.tensor([row in faults for row in rows])] = math.nan
+        return LogProb(made[0], made[1], made[2], path.evaluations, found.evaluations, faults)
 
 
 @dataclass(frozen=True, eq=False)
 class _Path:
-    """The polynomial way: u (K,), y and y′ there (K, B, *shape), and evaluations (B,)."""
+    """The polynomial way: u (K,), y and y′ there (K, B, *shape), evaluations (B,), and rows that could not go on."""
 
     u: Tensor
     y: Tensor
     slope: Tensor
     evaluations: Tensor
+    faults: dict[int, str]
 
     def every(self, n: int) -> list[int]:
         """The places of the rule with n intervals among those of the finest."""
@@ -156,10 +168,10 @@ class _Integral:
     evaluations: Tensor
 
 
-def _follow(way: Whitened, y: Tensor, low: float, high: float, tolerance: float, rows: range) -> _Path:
+def _follow(way: Whitened, y: Tensor, low: float, high: float, tolerance: float, rows: range, strict: bool) -> _Path:
     select = of_places(way.model, len(y))
 
-    def field(y: Tensor, u: Tensor, places: Tensor) -> Tensor:
+    def slope_of(y: Tensor, u: Tensor, places: Tensor) -> Tensor:
         t = way.time(u.square())
         here = way.at(t, y)
         return column(2 * u, y) * here.slope(y, here.v(select(places), here.leave(y), t))
@@ -167,15 +179,16 @@ def _follow(way: Whitened, y: Tensor, low: float, high: float, tolerance: float,
     if low == high:
         still = y.expand(_MOST + 1, *y.shape)
         nowhere = torch.full((_MOST + 1,), low, dtype=torch.float64, device=y.device)
-        return _Path(nowhere, still, torch.zeros_like(still), torch.zeros(len(y), dtype=torch.int64, device=y.device))
+        none = torch.zeros(len(y), dtype=torch.int64, device=y.device)
+        return _Path(nowhere, still, torch.zeros_like(still), none, {})
     allowed = _SHARE * tolerance / math.sqrt(max(1, math.prod(y.shape[1:])))
     u = nodes(low, high, _DEGREE).to(y.device)
-    found = integrate(field, y, low, high, rtol=0.0, atol=allowed, rows=rows, at=u)
+    found = integrate(slope_of, y, low, high, rtol=0.0, atol=allowed, rows=rows, at=u, strict=strict)
     values, slopes = (part.to(y) for part in interpolation(_DEGREE, _MOST))
     smooth = torch.tensordot(values, found.between, 1)
     smooth[0], smooth[-1] = y, found.x  # to the bit
     slope = torch.tensordot(slopes, found.between, 1) * (2 / (high - low))
-    return _Path(nodes(low, high, _MOST).to(y.device), smooth, slope, found.evaluations)
+    return _Path(nodes(low, high, _MOST).to(y.device), smooth, slope, found.evaluations, found.faults)
 
 
 def _exact(way: Whitened, path: _Path, tolerance: float) -> _Integral:
