@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ _ROWS_EACH = 5  # rows for each name on average, fewer of which teach nothing of
 _FEW_NAMES = 20  # of which there may be fewer rows each
 _LEAST_TOLD = 50  # rows from which values that never repeat are told from chance
 _CHANCE = 20.0  # −log of the chance that numbers of a range would never repeat
+_CHANCE_OF_ID = 3.0  # the same for a column that is called an identifier
+_CALLED_ID = re.compile(r"(^|[^A-Za-z])[iI][dD]$|[a-z]I[dD]$")  # id, row_id, CustomerId, but not valid
 _EXACT_INTEGERS = 2**51  # up to which float64 has the ends of their bins
 
 
@@ -139,19 +142,22 @@ def _seen(name: str, present: pa.ChunkedArray, distinct: pa.Array) -> tuple[Valu
     if different == 1 or (different <= FEW and rows >= FEW * different):
         return Category.fit(name, present), "few different numbers"
     values = present.to_numpy()
-    reason = _identifier(values, different) if values.dtype.kind in "iu" else ""
+    reason = _identifier(name, values, different) if values.dtype.kind in "iu" else ""
     return (None, reason) if reason else (Number.fit(name, values), "numbers")
 
 
-def _identifier(values: np.ndarray, different: int) -> str:
+def _identifier(name: str, values: np.ndarray, different: int) -> str:
     """Why whole numbers are an identifier, "" if they are none."""
     low, high = int(values.min()), int(values.max())
     if different == len(values) >= _LEAST_TOLD:
         if high - low + 1 == different:
             return f"every whole number from {low} to {high} once: row numbers"
         # Of n numbers out of R, all differ by chance with probability exp(−n²/2R).
-        if different**2 / (2 * (high - low + 1)) > _CHANCE:
+        unlikely = different**2 / (2 * (high - low + 1))
+        if unlikely > _CHANCE:
             return f"all {different} whole numbers are different, which is no chance: an identifier"
+        if unlikely > _CHANCE_OF_ID and _CALLED_ID.search(name):
+            return f"all {different} whole numbers are different, and it is called an identifier"
     if max(abs(low), abs(high)) > _EXACT_INTEGERS:
         return f"whole numbers up to {max(abs(low), abs(high))} cannot be told apart as float64: an identifier"
     return ""
