@@ -612,14 +612,35 @@ def test_options_that_cannot_be_are_refused_before_anything_is_created(
 def test_conditions_that_are_missing_or_not_finite_are_refused_by_name(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=4)
     for column, message in (
-        ([1, 2, None, 1], "condition 'c' has 1 missing"),
+        (pa.nulls(4), "condition 'c' is missing throughout"),
+        (pa.nulls(4, pa.string()), "condition 'c' is missing throughout"),
         ([1.0, 2.0, np.nan, 1.0], "condition 'c'.*nan.*row 3|row 3, column 'c'"),
         (np.array([1, 2, 3, 4], dtype="datetime64[D]"), r"'c' holds datetime64"),
         (["a", "a", "a", "a"], r"'c' is constant"),
     ):
         with pytest.raises(DataError, match=message):
-            fit(pa.table({"x": x, "c": pa.array(column)}), out=tmp_path / "run", condition=["c"])
+            table = pa.table({"x": x, "c": column if isinstance(column, pa.Array) else pa.array(column)})
+            fit(table, out=tmp_path / "run", condition=["c"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_condition_may_be_missing(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    x, gaps = random.normal(size=200), random.random(200) < 0.3
+    seen = {"kind": ["a" if value < 0 else "b" for value in x], "age": np.round(50 + 9 * x).astype(int)}
+    columns = {name: pa.array(values, mask=gaps) for name, values in seen.items()}
+    table = pa.table({"x": x, **columns})
+    run = fit(table, out=tmp_path / "run", condition=["kind", "age"])
+    assert isinstance(run, Bundle)
+    drawn = run.sample(100, given={"kind": ""}).columns
+    assert drawn.schema == table.schema
+    assert (drawn["kind"].null_count, drawn["age"].null_count) == (100, 100)  # they are missing together
+    shares = [run.sample(300).columns[name].null_count / 300 for name in columns]
+    assert shares[0] == shares[1]
+    assert abs(shares[0] - 0.3) < 0.15
+    scores = run.log_prob(table.slice(0, 20))
+    assert bool(scores.log_prob.isfinite().all())
+    assert sf.Bundle.load(tmp_path / "run").sample(9, seed=3).columns.equals(run.sample(9, seed=3).columns)
 
 
 @pytest.mark.parametrize(

@@ -294,7 +294,7 @@ class Bundle(Parts):
             OptionError: for a range of a condition, and columns that are not there.
         """
         codec, names = self.features.codec, self.features.condition_names
-        own = {name: wish for name, wish in given.items() if name in names}
+        own = {name: None if wish == "" else wish for name, wish in given.items() if name in names}
         for name, wish in own.items():
             if isinstance(wish, Between | Among):
                 raise OptionError(

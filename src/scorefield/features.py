@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from scorefield.data.kinds import Data, Images, Table
 from scorefield.errors import DataError, OptionError
 from scorefield.randomness import Noise, Stream
 from scorefield.training.rows import Take
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _ENCODED_AT_ONCE = 1 << 28  # numbers; images of more are encoded batch by batch
 _MEASURED = 1 << 26  # numbers from which the noise range is measured
@@ -168,7 +171,7 @@ class Features:
         """A table with holes without its conditions, and these, (n, k) or None.
 
         Raises:
-            DataError: for a table of other columns, conditions that are missing, and values that were never seen.
+            DataError: for a table of other columns, and values that were never seen.
         """
         if not len(data):
             raise DataError(f"{data.source}: no rows, at least 1 is needed")
@@ -239,10 +242,17 @@ def _take_out(data: Data, names: Sequence[str]) -> tuple[Data, dict[str, np.ndar
     _check_names(names, _names(data), data.source)
     if not isinstance(data, Table):
         return _without(data, names), {name: np.asarray(data.label_columns[name]) for name in names}
-    for name in names:
-        if data.columns[name].null_count:
-            raise DataError(f"{data.source}: condition {name!r} has {data.columns[name].null_count} missing cells")
-    return _without(data, names), {name: data.columns[name].to_numpy() for name in names}
+    return _without(data, names), {name: _masked(data.columns[name]) for name in names}
+
+
+def _masked(column: pa.ChunkedArray) -> np.ndarray:
+    """A column as an array (n,) of its own type, masked where it is missing."""
+    if not column.null_count:
+        return column.to_numpy()
+    present = column.drop_null()
+    if not len(present):
+        return np.ma.masked_all(len(column), object)
+    return np.ma.MaskedArray(column.fill_null(present[0]).to_numpy(), column.is_null().to_numpy())
 
 
 def _without(data: Data, names: Sequence[str]) -> Data:
@@ -265,7 +275,10 @@ def _put_back(data: Data, values: dict[str, np.ndarray], order: tuple[str, ...])
         import pyarrow as pa
 
         columns = {name: data.columns[name] for name in data.columns.column_names}
-        columns |= {name: pa.chunked_array([pa.array(column)]) for name, column in values.items()}
+        for name, column in values.items():
+            # Text that is missing throughout does not say that it is text.
+            kind = pa.string() if column.dtype.kind == "O" else None
+            columns[name] = pa.chunked_array([pa.array(column, kind)])
         kept = [name for name in order if name in columns]  # others were left out
         return replace(data, columns=pa.table([columns[name] for name in kept], names=kept))
     name, labels = next(iter(values.items()))

@@ -38,6 +38,10 @@ def weather(rows: int = ROWS) -> dict[str, np.ndarray]:
         np.array([0.5, 5.1, -3.25, 0.5], dtype=np.float32),
         np.array([0.5, 5.1, -3.25, 0.5]),
         np.arange(1000, dtype=np.int32),
+        np.array(["b", None, "a", None], dtype=object),
+        *(np.ma.MaskedArray(np.array(values), [0, 1, 0, 0]) for values in ([3, 7, 1, 1], [True, True, False, True])),
+        np.ma.MaskedArray([0.5, 5.1, -3.25, 0.5], [1, 0, 0, 1]),
+        np.ma.MaskedArray([2.0, 2.0, 2.0], [1, 0, 0]),
     ],
     ids=lambda values: f"{values.dtype}-{len(values)}",
 )
@@ -212,7 +216,7 @@ def test_unknown_names_and_values_that_are_no_numbers_are_refused() -> None:
         (np.array([2, 2]), "'c' is constant"),
         (np.array([2.0, 2.0]), "'c' is constant"),
         (np.array([True, True]), "'c' is constant"),
-        (np.array(["a", None], dtype=object), "'c' has missing values"),
+        (np.array([None, None], dtype=object), "'c' is missing throughout"),
         (np.array([1.0, np.nan, 2.0]), "'c' must be finite, found nan in data row 2"),
         (np.array([1.0, 2.0, -np.inf]), "'c' must be finite, found -inf in data row 3"),
         (np.array([f"id{i}" for i in range(500)]), "'c' has 500 different values in 500 rows"),
@@ -228,3 +232,34 @@ def test_a_category_seen_once_is_known() -> None:
     kind = np.array(["common"] * 999 + ["once"], dtype=object)
     codec = ConditionCodec.fit({"kind": kind})
     assert set(codec.decode(codec.draw(range(20), {"kind": "once"}, seed=0))["kind"]) == {"once"}
+
+
+def test_cells_that_are_missing_are_a_value_of_their_own() -> None:
+    values = weather()
+    gaps = np.random.default_rng(1).random((2, ROWS)) < 0.2
+    values["kind"][gaps[0]] = None
+    values["heat"] = np.ma.MaskedArray(np.where(gaps[1], np.nan, values["heat"]), gaps[1])
+    values["month"] = np.where(gaps[0] | gaps[1], 3, values["month"])  # which tells what is missing
+    codec = ConditionCodec.fit(values)
+    assert codec.features == 4 + 3 + 2
+    for given, missing in (({"kind": None}, "kind"), ({"heat": None}, "heat")):
+        drawn = codec.decode(codec.draw(range(300), given, seed=0))
+        assert np.ma.getmaskarray(drawn[missing]).all()
+        assert set(drawn["month"].tolist()) == {3}
+    near = codec.decode(codec.draw(range(300), {"heat": 10.0}, seed=0))
+    assert not np.ma.getmaskarray(near["heat"]).any()
+    assert set(near["kind"].tolist()) <= {"sun", None}
+    # Where none was missing, one that is missing is an error.
+    with pytest.raises(OptionError, match="'month' has 1 missing cells, and had none in training"):
+        codec.draw(range(2), {"month": None}, seed=0)
+    assert codec.columns[0].unusable(["rain", None]) == {}
+    assert codec.columns[1].unusable([1, None]) == {1: "condition 'month' is missing, and never was in training"}
+
+
+def test_law_rare_gaps_are_kept_to_draw_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(condition, "_KEPT_NUMBERS", 1)
+    kind = np.array(["a", "b"] * 20_000, dtype=object)
+    kind[[5, 7000]] = None
+    codec = ConditionCodec.fit({"kind": kind, "x": np.arange(40_000)})
+    drawn = codec.decode(codec.draw(range(50), {"kind": None}, seed=0))["x"]
+    assert set(drawn.tolist()) <= {5, 7000}

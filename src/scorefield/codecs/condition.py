@@ -1,4 +1,7 @@
-"""Columns that a model is conditioned on ↔ vectors: categories as one-hot, numbers standardised."""
+"""Columns that a model is conditioned on ↔ vectors: categories as one-hot, numbers standardised, gaps with a flag.
+
+Columns are arrays, of which missing cells are masked (`numpy.ma`).
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,7 @@ class ConditionColumn:
         mean, std: of a number.
         dtype: numpy's name of the type of the values, "str" for text.
         grid: that all numbers lie on, None for continuous ones and for categories.
+        gaps: whether cells were missing in training; the last feature says of which rows.
     """
 
     name: str
@@ -42,10 +46,15 @@ class ConditionColumn:
     std: float
     dtype: str
     grid: Grid | None = None
+    gaps: bool = False
 
     @staticmethod
-    def fit(name: str, values: np.ndarray) -> ConditionColumn:
+    def fit(name: str, column: np.ndarray) -> ConditionColumn:
         """Measure a column (n,) of text, whole numbers, truth values or numbers."""
+        missing = _missing(column)
+        gaps, values = bool(missing.any()), np.ma.getdata(column)[~missing]
+        if not len(values):
+            raise DataError(f"condition {name!r} is missing throughout: it tells nothing")
         dtype = "str" if values.dtype.kind in "OUS" else str(values.dtype)
         if values.dtype.kind not in "OUSbiuf":
             raise DataError(f"condition {name!r} holds {dtype}: expected text, whole numbers, truth values or numbers")
@@ -54,31 +63,45 @@ class ConditionColumn:
                 first = int(np.flatnonzero(~np.isfinite(values))[0])
                 raise DataError(f"condition {name!r} must be finite, found {values[first]} in data row {first + 1}")
             std = float(values.std(dtype=np.float64))
-            if not std > 0:
+            if not std > 0 and not gaps:
                 raise DataError(f"condition {name!r} is constant ({values[0]:g}): it tells nothing")
-            return ConditionColumn(name, None, float(values.mean(dtype=np.float64)), std, dtype, grid_of(values))
-        if values.dtype.kind == "O" and any(value is None for value in values):
-            raise DataError(f"condition {name!r} has missing values")
+            mean = float(values.mean(dtype=np.float64))
+            return ConditionColumn(name, None, mean, std or 1.0, dtype, grid_of(values), gaps)
         distinct = np.unique(values.astype(str) if dtype == "str" else values)
         if values.dtype.kind in "iu" and len(distinct) > _MOST_CATEGORIES:
-            return ConditionColumn(name, None, float(values.mean()), float(values.std()), dtype, WHOLE)
+            return ConditionColumn(name, None, float(values.mean()), float(values.std()), dtype, WHOLE, gaps)
         if len(distinct) > max(_MOST_CATEGORIES, len(values) // 10):
             raise DataError(f"condition {name!r} has {len(distinct)} different values in {len(values)} rows")
-        if len(distinct) == 1:
+        if len(distinct) == 1 and not gaps:
             raise DataError(f"condition {name!r} is constant ({distinct[0]}): it tells nothing")
-        return ConditionColumn(name, tuple(distinct.tolist()), 0.0, 1.0, dtype)
+        return ConditionColumn(name, tuple(distinct.tolist()), 0.0, 1.0, dtype, None, gaps)
 
     @property
     def features(self) -> int:
         """Width of the encoded column."""
-        return 1 if self.categories is None else len(self.categories)
+        return (1 if self.categories is None else len(self.categories)) + self.gaps
 
     def encode(self, values: Sequence[Any] | np.ndarray) -> Tensor:
-        """(n,) values as (n, features) float32.
+        """(n,) values, masked or None where they are missing, as (n, features) float32.
 
         Raises:
-            OptionError: for a category that was not seen in training, with the known ones.
+            OptionError: for a category that was not seen in training, with the known ones, and cells that are missing
+                where none was.
         """
+        missing = _missing(values)
+        if missing.any() and not self.gaps:
+            raise OptionError(
+                f"condition {self.name!r} has {int(missing.sum())} missing cells, and had none in training"
+            )
+        encoded = torch.zeros(len(missing), self.features)
+        there = np.ma.getdata(np.asanyarray(values, dtype=None if isinstance(values, np.ndarray) else object))[~missing]
+        encoded[torch.from_numpy(~missing), : self.features - self.gaps] = self._encode(there)
+        if self.gaps:
+            encoded[:, -1] = torch.from_numpy(missing)
+        return encoded
+
+    def _encode(self, values: np.ndarray) -> Tensor:
+        """Values that are there, without the flag."""
         if self.categories is None:
             try:
                 numbers = np.asarray(values, dtype=np.float64)
@@ -104,7 +127,8 @@ class ConditionColumn:
         codes = {str(category) for category in self.categories or ()}
         for row, value in enumerate(values):
             if value is None:
-                found[row] = f"condition {self.name!r} is missing"
+                if not self.gaps:
+                    found[row] = f"condition {self.name!r} is missing, and never was in training"
             elif self.categories is not None:
                 if str(value) not in codes:
                     found[row] = f"condition {self.name!r} was never {str(value)!r} in training"
@@ -114,19 +138,32 @@ class ConditionColumn:
 
     def first_of_each(self, values: np.ndarray, count: int) -> np.ndarray:
         """The places of the first rows of every category, up to `count` of each; (n,) values of a column of names."""
-        _, codes = np.unique(values.astype(str) if self.dtype == "str" else values, return_inverse=True)
+        data = np.ma.getdata(values)
+        _, codes = np.unique(data.astype(str) if self.dtype == "str" else data, return_inverse=True)
+        codes[_missing(values)] = -1
         grouped = np.argsort(codes, kind="stable")
         starts = np.searchsorted(codes[grouped], codes[grouped])
         first: np.ndarray = grouped[np.arange(len(codes)) - starts < count]
         return first
 
     def decode(self, features: Tensor) -> np.ndarray:
-        """(n, features) back to (n,) values of the column's own type."""
+        """(n, features) back to (n,) values of the column's own type, masked where they are missing."""
         if self.categories is None:
             numbers = features[:, 0].double().numpy() * self.std + self.mean
-            return (numbers if self.grid is None else self.grid.snap(numbers)).astype(self.dtype)
-        values = np.array(self.categories, dtype=object if self.dtype == "str" else self.dtype)
-        return values[features.argmax(1).numpy()]
+            values = (numbers if self.grid is None else self.grid.snap(numbers)).astype(self.dtype)
+        else:
+            names = np.array(self.categories, dtype=object if self.dtype == "str" else self.dtype)
+            values = names[features[:, : len(names)].argmax(1).numpy()]
+        return np.ma.MaskedArray(values, features[:, -1].numpy() > 0.5) if self.gaps else values
+
+
+def _missing(values: Sequence[Any] | np.ndarray) -> np.ndarray:
+    """Which of (n,) values are missing: masked, or None."""
+    if isinstance(values, np.ma.MaskedArray):
+        return np.ma.getmaskarray(values)
+    if isinstance(values, np.ndarray) and values.dtype.kind != "O":
+        return np.zeros(len(values), dtype=bool)
+    return np.array([value is None for value in values], dtype=bool)
 
 
 def _is_finite(value: Any) -> bool:
@@ -190,7 +227,7 @@ class ConditionCodec:
 
         Args:
             rows: which rows of the request.
-            given: values by column name.
+            given: values by column name, None for a missing one.
             seed: of the draw.
 
         Raises:
@@ -208,7 +245,8 @@ class ConditionCodec:
                 fixed[position] = value = column.encode([given[column.name]])
                 part = self.seen[:, position : position + column.features]
                 if column.categories is None:
-                    distance += (part - value).square().sum(1)
+                    distance += (part - value)[:, 0].square()
+                    agree &= (part == value)[:, 1:].all(1)  # of the flag, where there is one
                 else:
                     agree &= (part == value).all(1)
             position += column.features
@@ -230,7 +268,11 @@ class ConditionCodec:
         if len(every):
             return common if len(common) >= _RARE_ROWS else every
         named = {column.name for column in self.columns if column.categories is not None}
-        together = ", ".join(f"{name}={value}" for name, value in given.items() if name in named)
+        together = ", ".join(
+            f"{name}={'' if value is None else value}"
+            for name, value in given.items()
+            if name in named or value is None
+        )
         warnings.warn(
             f"{together} do not occur together in the {len(self.seen)} training rows kept: samples are a guess, "
             "and other conditions are drawn from all rows",
