@@ -618,8 +618,8 @@ def test_conditions_that_are_missing_or_not_finite_are_refused_by_name(tmp_path:
         (np.array([1, 2, 3, 4], dtype="datetime64[D]"), r"'c' holds datetime64"),
         (["a", "a", "a", "a"], r"'c' is constant"),
     ):
+        table = pa.table({"x": x, "c": column if isinstance(column, pa.Array) else pa.array(column)})
         with pytest.raises(DataError, match=message):
-            table = pa.table({"x": x, "c": column if isinstance(column, pa.Array) else pa.array(column)})
             fit(table, out=tmp_path / "run", condition=["c"])
     assert list(tmp_path.iterdir()) == []
 

@@ -162,6 +162,13 @@ def test_progress_counts_rows_and_evaluations() -> None:
     assert (said[-1].share, said[-1].rows, said[-1].evaluations) == (1.0, 16, 16 * 4 * 8)
 
 
+def test_law_a_draw_is_the_same_however_many_there_are() -> None:
+    data = as_table(*holes(9))
+    one, three = as_rows(filled(data)), as_rows(filled(data, 3))
+    torch.testing.assert_close(three[::3], one, rtol=0, atol=1e-9)
+    assert (three[1::3] - one).abs().max() > 1e-3
+
+
 def test_draws_stand_one_after_the_other_and_whole_rows_are_repeated() -> None:
     x, seen = holes(5)
     seen[1] = True
@@ -264,7 +271,7 @@ def test_conditions_are_kept_and_bound_to_their_rows(gaussian_of: GaussianOf, pe
     out = bundle.impute(data, 2, how=Filling(1, 2)).columns
     handle.remove()
     assert out["stars"].to_pylist() == [value for value in data["stars"].to_pylist() for _ in range(2)]
-    asked = torch.cat([bound[0][::2].argmax(1), bound[0][1::2].argmax(1)]).reshape(2, -1)
+    asked = bound[0].argmax(1).reshape(2, -1)  # draw by draw
     assert asked.tolist() == 2 * [[data["stars"][row].as_py() - 1 for row in (0, 2, 3)]]
     broken = data.set_column(2, "stars", pa.array([1, None, 2, 3], pa.int32()))
     with pytest.raises(OptionError, match="condition 'stars' has 1 missing cells, and had none in training"):

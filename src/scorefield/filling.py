@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _PARTICLES = 1 << 13  # of all rows at a time
 _NUMBERS = 1 << 18  # of all particles at a time
+_ROW_BITS = 32  # of the number that keys a draw; its own number stands above
 
 
 @dataclass(frozen=True)
@@ -118,20 +119,20 @@ def impute(
     table, conditions = features.to_fill(data)
     codec.check_seen(table)
     open_rows = np.flatnonzero(_has_holes(codec, table))
-    # Only rows with holes cost anything; each keeps its own number, by which it is drawn.
-    numbers = (open_rows[:, None] * draws + np.arange(draws)).reshape(-1)
+    # Only rows with holes cost anything. A draw is keyed by its number and its row's, however many there are of each.
+    draw, row = (part.reshape(-1) for part in np.meshgrid(np.arange(draws), open_rows, indexing="ij"))
     drawn = torch.zeros(0, *codec.shape)
-    if len(numbers):
+    if len(row):
 
         def of(part: range) -> tuple[Cells, Tensor]:
-            return codec.to_fill(table.rows(open_rows[np.arange(part.start, part.stop) // draws]))
+            return codec.to_fill(table.rows(row[part.start : part.stop]))
 
         def model(part: range) -> Denoiser:
-            own = open_rows[np.arange(part.start, part.stop) // draws]
-            return model_of(None if conditions is None else conditions[torch.from_numpy(own)])
+            own = torch.from_numpy(row[part.start : part.stop])
+            return model_of(None if conditions is None else conditions[own])
 
-        drawn = _drawn(model, denoiser, of, numbers.tolist(), (), how, on_progress)
-    filled = _put_in(data, codec, draws, codec.decode(drawn), numbers)
+        drawn = _drawn(model, denoiser, of, ((draw << _ROW_BITS) + row).tolist(), (), how, on_progress)
+    filled = _put_in(data, codec, draws, codec.decode(drawn), row * draws + draw)
     return replace(data, columns=filled, first_line=None, notes=())
 
 
@@ -178,13 +179,13 @@ def _has_holes(codec: TableCodec, table: Table) -> np.ndarray:
     return holes
 
 
-def _put_in(data: Table, codec: TableCodec, draws: int, filled: Table, numbers: np.ndarray) -> pa.Table:
-    """Every row of the data K times, its missing cells from rows that were drawn, by their numbers."""
+def _put_in(data: Table, codec: TableCodec, draws: int, filled: Table, places: np.ndarray) -> pa.Table:
+    """Every row of the data K times, its missing cells from rows that were drawn for these places of the result."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     place = np.zeros(len(data) * draws, dtype=np.int64)
-    place[numbers] = np.arange(len(numbers))
+    place[places] = np.arange(len(places))
     repeated = data.columns.take(pa.array(np.repeat(np.arange(len(data)), draws)))
     constants = {entry.name: entry for entry in codec.entries if isinstance(entry, Constant)}
     modelled = {column.name for column in codec.columns}
