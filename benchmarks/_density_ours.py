@@ -25,6 +25,7 @@ import torch
 from _density_peers import Fitted
 from torch import Tensor, nn
 
+import scorefield as sf
 from scorefield.build import build_model, build_objective
 from scorefield.likelihood.log_prob import log_prob
 from scorefield.model import Denoiser
@@ -186,3 +187,10 @@ def score_flow(z: np.ndarray, seed: int, settings: Settings) -> Fitted:
     model, sigma, choice = ensemble(torch.from_numpy(z).float(), seed, settings)
     seconds = time.perf_counter() - start
     return Fitted(lambda x: at_level(model, torch.from_numpy(x).float(), sigma), choice, seconds)
+
+
+def plain_fit(x: np.ndarray, seed: int) -> Fitted:
+    """`fit` without options, on rows (n, d) in their own units, as the density of these."""
+    start = time.perf_counter()
+    run = sf.fit(x, seed=seed)
+    return Fitted(lambda rows: run.log_prob(rows).log_prob.numpy(), "no options", time.perf_counter() - start)
