@@ -109,16 +109,35 @@ def test_two_values_are_enough() -> None:
         assert scaler.log_slope(data).isfinite().all()
 
 
-def test_slopes_beyond_the_data_go_on_as_at_its_ends() -> None:
-    scaler = Quantile.fit(column("lognormal"))
-    low, high = scaler.values[0], scaler.values[-1]
-    ends = torch.tensor([low - 5, low - 1, high + 1, high + 5], dtype=torch.float64)
-    slopes = scaler.log_slope(ends)
-    assert slopes[0] == slopes[1]
-    assert slopes[2] == slopes[3]
-    first, last = (torch.tensor([a, b], dtype=torch.float64) for a, b in (scaler.values[:2], scaler.values[-2:]))
-    for pair, slope in ((first, slopes[0]), (last, slopes[3])):
-        assert float(scaler.forward(pair).diff() / pair.diff()) == pytest.approx(float(slope.exp()))
+def test_a_tail_goes_on_as_its_last_unit_of_the_normals_whatever_stands_at_its_end() -> None:
+    values = column("normal")
+    values[:2] = torch.tensor([values.max() + 3, values.max() + 3 + 1e-9])
+    for scaler in (Quantile.fit(values), Quantile.of_bins(*_bins(values, 1e-3))):
+        end = scaler.values[-2]  # of the data, or of their last bin
+        top = scaler.forward(torch.tensor([end, end + 1, end + 5], dtype=torch.float64))
+        # Half a billion normals would lie between them by the slope of the last two values.
+        assert 0.05 < float(top[1] - top[0]) < 1
+        assert float(top[2] - top[0]) == pytest.approx(5 * float(top[1] - top[0]))
+        below, above = scaler.inverse(top[0] + torch.tensor([-1.0, 1.0], dtype=torch.float64)).tolist()
+        assert above - end == pytest.approx(end - below)
+
+
+def _bins(values: Tensor, width: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The bins of values on a grid: their ends, and rows in each."""
+    middles, counts = (values / width).round().unique(return_counts=True)
+    return (middles - 0.5) * width, (middles + 0.5) * width, counts
+
+
+def test_a_scale_of_few_rows_is_no_density_of_its_own() -> None:
+    # H₀: what a scale costs in log density on rows it has not seen is 1/(2·10) nats, as ten rows a knot say (the mean
+    # of log m − ψ(m)); 40 sets of 300 rows, standard error 0.004. Caught: a knot for every row, 0.42 nats.
+    random, lost = np.random.default_rng(0), []
+    for _ in range(40):
+        seen, unseen = (torch.from_numpy(random.normal(size=300)) for _ in range(2))
+        scaler = Quantile.fit(seen)
+        z = scaler.forward(unseen)
+        lost.append(float((unseen.square() / 2 - z.square() / 2 + scaler.log_slope(unseen)).mean()))
+    assert -0.1 < np.mean(lost) < 0
 
 
 def test_oracle_the_tails_of_a_pareto_become_normal_too() -> None:

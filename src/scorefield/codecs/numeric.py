@@ -21,7 +21,6 @@ from scorefield.randomness import Stream
 _EXACT_INTEGERS, _EXACT_HALVES = 2**53, 2**51  # up to which float64 has all of them, and the ends of their bins
 _LEAST_SPAN = 1e-150
 _MEASURED = 1 << 22  # values from which a scaler is fitted
-_FEWEST_KNOTS, _MOST_KNOTS, _ROWS_A_KNOT = 16, 512, 10  # of a scale to normals
 
 
 @dataclass(frozen=True)
@@ -180,17 +179,16 @@ def finest(columns: Sequence[NumericColumn]) -> float | None:
 
 
 def _normal(values: np.ndarray, grid: Grid | None) -> Scaler:
-    """Ranks to normals, with fewer knots for fewer rows, as a knot for every value would be a density of its own."""
-    knots = max(_FEWEST_KNOTS, min(_MOST_KNOTS, len(values) // _ROWS_A_KNOT))
+    """Ranks to normals."""
     if grid is None:
-        return Quantile.fit(torch.from_numpy(values.astype(np.float64)), knots)
+        return Quantile.fit(torch.from_numpy(values.astype(np.float64)))
     distinct, counts = np.unique(values, return_counts=True)
     places = torch.from_numpy(distinct.astype(np.float64))
     middles, widths = grid.middles(places), grid.widths(places)
     low, high = middles - widths / 2, middles + widths / 2
     # Printed with few digits, a bin of a large value may reach over its neighbour's.
     low[1:] = torch.maximum(low[1:], (middles[1:] + middles[:-1]) / 2).minimum(middles[1:])
-    return Quantile.of_bins(low, torch.cat([low[1:], high[-1:]]), torch.from_numpy(counts), knots)
+    return Quantile.of_bins(low, torch.cat([low[1:], high[-1:]]), torch.from_numpy(counts))
 
 
 def _looked_at(values: np.ndarray) -> np.ndarray:

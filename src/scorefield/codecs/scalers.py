@@ -11,6 +11,7 @@ from torch import Tensor
 
 _HEAVY_TAIL = 8.0  # |z| beyond which a standardised column would set the noise range for all others
 _SKEWED = 2.0
+_FEWEST_KNOTS, _MOST_KNOTS, _ROWS_A_KNOT = 16, 512, 10  # a knot for every value would be a density of its own
 
 
 class Scaler(Protocol):
@@ -71,6 +72,9 @@ class Standardise:
 class Quantile:
     """Ranks to normal quantiles: piecewise linear through stored knots, and on with the outermost slopes beyond them.
 
+    The outermost knots lie beyond the data, as far as their last unit of the normals reaches on the other side: two
+    values that stand together at an end by chance say nothing of how a tail goes on.
+
     Args:
         values: growing data values, at least two.
         normals: the growing normal quantile of each.
@@ -81,13 +85,13 @@ class Quantile:
     kind = "quantile"
 
     @staticmethod
-    def fit(column: Tensor, knots: int = 512) -> Quantile:
+    def fit(column: Tensor) -> Quantile:
         """Knots of a column (n,), half of them at evenly spread ranks and half at evenly spread normal quantiles.
 
         The latter follow the tails, where the last of evenly spread ranks would leave a line from 0.998 to the end.
         Equal values share their middle rank.
         """
-        distinct, counts = column.double().unique(return_counts=True)
+        knots, (distinct, counts) = _knots(len(column)), column.double().unique(return_counts=True)
         middle = (counts.cumsum(0) - counts / 2) / len(column)
         if len(distinct) > knots:
             first, last = middle[0], middle[-1]
@@ -98,10 +102,10 @@ class Quantile:
             wanted = torch.cat([ranks, torch.special.ndtr(normals)])
             chosen = torch.searchsorted(middle, wanted).clamp(max=len(middle) - 1).unique()
             distinct, middle = distinct[chosen], middle[chosen]
-        return Quantile(tuple(distinct.tolist()), tuple(torch.special.ndtri(middle).tolist()))
+        return _with_tails(distinct, torch.special.ndtri(middle))
 
     @staticmethod
-    def of_bins(low: Tensor, high: Tensor, counts: Tensor, knots: int = 512) -> Quantile:
+    def of_bins(low: Tensor, high: Tensor, counts: Tensor) -> Quantile:
         """Knots at the edges of bins, so that values spread over their bins are about N(0, 1) all together.
 
         With F the share of rows below an edge, an edge goes to Φ⁻¹(F). The outermost go where the mean of an even
@@ -109,11 +113,11 @@ class Quantile:
 
         Args:
             low, high: the edges of each bin, (m,), growing, float64.
-            counts: rows in each, (m,).
-            knots: how many edges are kept at most, evenly in ranks and in normal quantiles.
+            counts: rows in each, (m,). Of many edges some are kept, evenly in ranks and in normal quantiles.
         """
         below = counts.double().cumsum(0) - counts
         total = float(counts.sum())
+        knots = _knots(int(total))
         edges, shares = torch.cat([low, high[-1:]]), torch.cat([below / total, torch.ones(1, dtype=torch.float64)])
         if len(edges) > knots:
             inner = torch.linspace(0, 1, knots // 2, dtype=torch.float64)
@@ -125,7 +129,7 @@ class Quantile:
         places = torch.special.ndtri(shares)
         places[0] = _outermost(float(places[1]), float(shares[1]))
         places[-1] = -_outermost(-float(places[-2]), 1 - float(shares[-2]))
-        return Quantile(tuple(edges.tolist()), tuple(places.tolist()))
+        return _with_tails(edges, places)
 
     def forward(self, values: Tensor) -> Tensor:
         return _interpolate(values, self.values, self.normals)
@@ -142,6 +146,20 @@ class Quantile:
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": self.kind, "values": list(self.values), "normals": list(self.normals)}
+
+
+def _knots(rows: int) -> int:
+    return max(_FEWEST_KNOTS, min(_MOST_KNOTS, rows // _ROWS_A_KNOT))
+
+
+def _with_tails(values: Tensor, normals: Tensor) -> Quantile:
+    """The knots, and one more beyond each end."""
+    low, high = float(normals[0]), float(normals[-1])
+    reach = min(1.0, high - low)
+    within = torch.tensor([low + reach, high - reach], dtype=torch.float64)
+    first, last = _interpolate(within, tuple(normals.tolist()), tuple(values.tolist())).tolist()
+    ends = 2 * float(values[0]) - first, 2 * float(values[-1]) - last
+    return Quantile((ends[0], *values.tolist(), ends[1]), (low - reach, *normals.tolist(), high + reach))
 
 
 def _outermost(edge: float, share: float) -> float:
