@@ -39,7 +39,7 @@ def test_oracle_without_odds_it_is_the_mixture_of_equal_weights(schedule: Schedu
     truth = about(points, torch.ones(5), schedule)
     x, level = noisy(truth, share)
     blocks = Blocks([Block(0, points, BLUR)], 4)
-    found = blocks.clean(torch.zeros_like(x), x, level.alpha.reshape(1, 1), level.sigma.reshape(1, 1))
+    found = blocks.clean(torch.zeros_like(x), x, level)
     torch.testing.assert_close(found, truth(x, level).x0, rtol=1e-9, atol=1e-9)
 
 
@@ -54,9 +54,9 @@ def test_oracle_odds_are_those_of_the_weights(share: float) -> None:
     gain = alpha * (alpha**2 + sigma**2).sqrt() / (sigma**2 + (alpha * BLUR) ** 2)
     f = torch.linalg.pinv(points) @ (weights.log() - weights.log().mean()) / gain
     blocks = Blocks([Block(0, points, BLUR)], 3)
-    found = blocks.clean(f.expand_as(x), x, alpha, sigma)
+    found = blocks.clean(f.expand_as(x), x, level)
     torch.testing.assert_close(found, truth(x, level).x0, rtol=1e-8, atol=1e-8)
-    wrong = blocks.clean(-f.expand_as(x), x, alpha, sigma)
+    wrong = blocks.clean(-f.expand_as(x), x, level)
     assert (wrong - truth(x, level).x0).abs().max() > 0.1
 
 
@@ -74,14 +74,13 @@ def test_oracle_a_missing_name_is_a_vertex_at_the_origin_whose_odds_the_flag_has
     f = torch.zeros_like(rows)
     f[:, 0] = odds
     parts = [Block(0, Vertices(2).points, BLUR), Block(1, points, BLUR, flag=0)]
-    found = Blocks(parts, 3).clean(f, rows, alpha, sigma)
+    found = Blocks(parts, 3).clean(f, rows, level)
     torch.testing.assert_close(found[:, 1:], truth(x, level).x0, rtol=1e-8, atol=1e-8)
 
 
 def test_blocks_of_any_widths_stand_beside_each_other_and_other_numbers_stay_out() -> None:
     schedule = EDM(0.01, 20.0)
     level = schedule.at(torch.tensor(0.4, dtype=torch.float64))
-    alpha, sigma = level.alpha.reshape(1, 1), level.sigma.reshape(1, 1)
     points = [Vertices(count).points for count in (7, 2, 3, 12)]
     starts, at = [], 1
     for each in points:
@@ -89,13 +88,13 @@ def test_blocks_of_any_widths_stand_beside_each_other_and_other_numbers_stay_out
         at += each.shape[1] + 1  # one other number after each
     x, f = (Stream(0, name).normal(50, (at,), dtype=torch.float64) for name in ("x", "f"))
     together = Blocks([Block(s, p, BLUR) for s, p in zip(starts, points, strict=True)], at)
-    found = together.clean(f, x, alpha, sigma)
+    found = together.clean(f, x, level)
     inside = together.inside(x)
     assert int(inside.sum()) == sum(each.shape[1] for each in points)
     assert (found[:, ~inside] == 0).all()
     for start, each in zip(starts, points, strict=True):
         own = slice(start, start + each.shape[1])
-        alone = Blocks([Block(0, each, BLUR)], each.shape[1]).clean(f[:, own], x[:, own], alpha, sigma)
+        alone = Blocks([Block(0, each, BLUR)], each.shape[1]).clean(f[:, own], x[:, own], level)
         torch.testing.assert_close(found[:, own], alone)
 
 

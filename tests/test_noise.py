@@ -12,7 +12,8 @@ from torch import Tensor
 from scorefield.betas import linear_betas, linear_betas_between
 from scorefield.discrete import Discrete
 from scorefield.errors import OptionError
-from scorefield.noise import EDM, VE, VP, Clean, Cosine, Flow, NoiseLevel, Schedule, SubVP, mix
+from scorefield.mixing import mix
+from scorefield.noise import EDM, VE, VP, Clean, Cosine, Flow, NoiseLevel, Schedule, SubVP
 
 BETAS = tuple(float(b) for b in torch.linspace(1e-3, 0.2, 30, dtype=torch.float64))
 SIGMAS = tuple(0.01 * 1.4**k for k in range(20))

@@ -23,7 +23,7 @@ FLOORS = (
     (
         "randomness",
         "storage",
-        "noise",
+        *("noise", "mixing"),
         "discrete",
         "betas",
         "noise_range",

@@ -143,6 +143,13 @@ def test_law_one_level_and_a_level_for_each_row_agree(schedule: Schedule) -> Non
         for one in (t, torch.tensor(t, dtype=torch.float64), schedule.at(t, like=x)):
             torch.testing.assert_close(model(x, one).x0, each.x0)
             torch.testing.assert_close(model(x, one).epsilon, each.epsilon)
+    # And levels of a grid, whose coefficients are made once for all of them.
+    for kind in (torch.float64, torch.float32):
+        grid = torch.tensor([0.9, 0.3, 0.02], dtype=torch.float64)
+        for one, t in zip(schedule.at(grid).each(), grid, strict=True):
+            found, alone = model(x.to(kind), one), model(x.to(kind), t)
+            assert torch.equal(found.x0, alone.x0)
+            assert torch.equal(found.epsilon, alone.epsilon)
     assert model(x[:0], 0.3).x0.shape == (0, 3)
 
 

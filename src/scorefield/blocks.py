@@ -20,6 +20,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from scorefield.noise import NoiseLevel
+
 
 @dataclass(frozen=True, eq=False)
 class Block:
@@ -93,19 +95,16 @@ class Blocks:
         """(D,) bool, which numbers of a row are in a block."""
         return self._like(x)[3].bool()
 
-    def clean(self, f: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def clean(self, f: Tensor, x_t: Tensor, level: NoiseLevel) -> Tensor:
         """E[x0 given x_t] of all blocks by (1), (B, D), zero elsewhere.
 
         Args:
             f: the network's output, (B, D).
             x_t: noisy rows, (B, D).
-            alpha, sigma: α and σ, (B, 1) or (1, 1).
+            level: of x_t, of one time or B.
         """
         vertices, odds, halves, inside = self._like(x_t)
-        blur = self.parts[0].blur
-        c = sigma**2 + (alpha * blur) ** 2
-        gain, g = alpha * (alpha**2 + sigma**2).sqrt() / c, alpha * blur**2 / c
-        near, far, kept, drawn, gain = (part.to(x_t) for part in (alpha / c, alpha**2 / c, g, 1 - g * alpha, gain))
+        near, far, kept, drawn, gain = level.tables(_Scales(self.parts[0].blur, x_t.dtype, x_t.device))
         logits = (near * x_t) @ vertices.T + (gain * f) @ odds.T - far * halves
         shares, start = [], 0
         for count, width in self._groups:
@@ -113,6 +112,21 @@ class Blocks:
             shares.append(torch.softmax(own, dim=-1).flatten(1))
             start += count * width
         return (kept * inside) * x_t + drawn * (torch.cat(shares, dim=1) @ vertices)
+
+
+@dataclass(frozen=True)
+class _Scales:
+    """α/c, α²/c, g, 1 − gα and α√(α² + σ²)/c of (1), (K, 1) each, of this type and on this device."""
+
+    blur: float
+    kind: torch.dtype
+    device: torch.device
+
+    def __call__(self, level: NoiseLevel) -> tuple[Tensor, ...]:
+        alpha, sigma = level.alpha.reshape(-1, 1), level.sigma.reshape(-1, 1)
+        c = sigma**2 + (alpha * self.blur) ** 2
+        gain, g = alpha * (alpha**2 + sigma**2).sqrt() / c, alpha * self.blur**2 / c
+        return tuple(part.to(self.device, self.kind) for part in (alpha / c, alpha**2 / c, g, 1 - g * alpha, gain))
 
 
 def _padded(part: Block) -> int:

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from scorefield.blocks import Blocks
 from scorefield.calculus import plain_attention
 from scorefield.errors import OptionError
+from scorefield.mixing import Coefficient, times
 from scorefield.moments import Moments
-from scorefield.noise import Clean, NoiseLevel, Schedule, Time, times
+from scorefield.noise import Clean, NoiseLevel, Schedule, Time
 from scorefield.parametrization import X0, Estimate, Parametrization, when_asked
 from scorefield.whitening import along_axes
 
@@ -186,6 +187,11 @@ class NetworkDenoiser(Denoiser):
         Raises:
             OptionError: when the model is conditional and no condition is bound, and at a level without noise.
         """
+        c_in, c_noise = self._input_scales(x_t, level)
+        return (c_in.to(x_t.dtype) * x_t if isinstance(c_in, Tensor) else times(c_in, x_t)), c_noise
+
+    def _input_scales(self, x_t: Tensor, level: NoiseLevel) -> tuple[Coefficient, Tensor]:
+        """c_in, shaped like the level or a number, and c_noise (B,) or (1,) of the type of x_t."""
         if self.condition_features and self.condition is None:
             raise OptionError("this model is conditional: bind a condition with `given` first")
         c_in, c_noise, sigma = level.once(self._input_coefficients)
@@ -194,9 +200,9 @@ class NetworkDenoiser(Denoiser):
                 f"{type(self).__name__} knows levels with noise only, this one has none: choose another law of t, or "
                 "DataScore or ScoreNetwork for the score of the data themselves"
             )
-        if not isinstance(c_in, Tensor) or not isinstance(c_noise, Tensor):
-            return times(float(c_in), x_t), torch.full((1,), float(c_noise), dtype=x_t.dtype, device=x_t.device)
-        return c_in.to(x_t.dtype) * x_t, c_noise.reshape(-1).to(x_t.dtype)
+        if not isinstance(c_noise, Tensor):
+            return c_in, torch.full((1,), c_noise, dtype=x_t.dtype, device=x_t.device)
+        return c_in, c_noise.reshape(-1).to(x_t.dtype)
 
     def _input_coefficients(self, level: NoiseLevel) -> tuple[Tensor, Tensor, Tensor]:
         """c_in and c_noise of (1), and σ; float64, shaped like the level."""
@@ -212,13 +218,9 @@ class NetworkDenoiser(Denoiser):
     def _outputs(self, x_t: Tensor, level: NoiseLevel) -> tuple[Tensor, Tensor | None]:
         """The output y, and the share of the variance or None."""
         if self.whitened:
-            _, c_noise = self.inputs(x_t, level)
-
-            def f(u: Tensor) -> Tensor:
-                return cast(Tensor, self.network(u, c_noise, self.condition))
-
-            moments = self.terminal.whole(math.prod(x_t.shape[1:]))
-            return along_axes(f, moments, self.parametrization, x_t, level, self.blocks), None
+            _, c_noise = self._input_scales(x_t, level)
+            rest = self.terminal.whole(math.prod(x_t.shape[1:])), self.parametrization, x_t, level, self.blocks
+            return along_axes(lambda u: cast(Tensor, self.network(u, c_noise, self.condition)), *rest), None
         output: Tensor = self.network(*self.inputs(x_t, level), self.condition).to(x_t.dtype)
         if not self.learned_variance:
             return output, None

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -45,6 +45,7 @@ class Moments:
     rest: Tensor
 
     @staticmethod
+    @lru_cache(maxsize=16)  # so that what is made once of moments is made once of these too
     def isotropic(variance: float) -> Moments:
         """Mean zero and the same variance in every direction, of rows of any shape."""
         nothing = torch.zeros(0, dtype=torch.float64)
@@ -63,9 +64,11 @@ class Moments:
         """These with all axes of so many numbers, where they have none: the same variance along each."""
         if len(self.variances):
             return self
-        axes = torch.eye(elements, dtype=torch.float64, device=self.rest.device)
-        nothing = torch.zeros_like(self.rest)
-        return Moments(self.mean.expand(elements), axes, self.rest.expand(elements), nothing)
+        if elements not in self._whole:
+            axes = torch.eye(elements, dtype=torch.float64, device=self.rest.device)
+            nothing = torch.zeros_like(self.rest)
+            self._whole[elements] = Moments(self.mean.expand(elements), axes, self.rest.expand(elements), nothing)
+        return self._whole[elements]
 
     def to(self, like: Tensor) -> Moments:
         """These on the device of a tensor, mean and axes of its type; variances stay float64."""
@@ -77,6 +80,10 @@ class Moments:
 
     @cached_property
     def _cast(self) -> dict[tuple[torch.dtype, torch.device], Moments]:
+        return {}
+
+    @cached_property
+    def _whole(self) -> dict[int, Moments]:
         return {}
 
     def to_tensors(self, prefix: str) -> dict[str, Tensor]:

@@ -5,7 +5,8 @@
     snr = α²/σ²                                                            (3)
     x_t given x_s ~ N((α_t/α_s) x_s, σ_t² − (α_t/α_s)² σ_s²),   s < t      (4)
 
-t grows with noise and x0 is data, everywhere. Levels are computed in float64; `mix` brings them to the network's type.
+t grows with noise and x0 is data, everywhere. Levels are computed in float64; `mixing` brings them to the
+network's type.
 """
 
 from __future__ import annotations
@@ -13,16 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
 from scorefield.errors import OptionError
-
-# A function of the level, one for all rows as a plain number or shaped to broadcast over them.
-Coefficient = Tensor | float
+from scorefield.mixing import Coefficient, mix
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +55,20 @@ class NoiseLevel:
         """
         return make(self)
 
+    def tables(self, make: Callable[[NoiseLevel], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """As `once`, of tensors with a row for each time of the level, which stay tensors.
+
+        Args:
+            make: (K, …) tensors from a level of K times.
+        """
+        return make(self)
+
     @cached_property
     def _made(self) -> dict[Callable[[NoiseLevel], tuple[Tensor, ...]], list[tuple[float, ...]]]:
+        return {}
+
+    @cached_property
+    def _tabled(self) -> dict[Callable[[NoiseLevel], tuple[Tensor, ...]], list[tuple[Tensor, ...]]]:
         return {}
 
     @cached_property
@@ -119,31 +130,11 @@ class _OneOf(NoiseLevel):
             made[make] = list(zip(*(part.tolist() for part in make(self._whole)), strict=True))
         return made[make][self._place]
 
-
-def mix(a: Coefficient, x: Tensor, b: Coefficient, y: Tensor) -> Tensor:
-    """a·x + b·y, like x; the coefficients are brought from float64 to its type only here.
-
-    Args:
-        a, b: coefficients that broadcast over x, both tensors or both plain numbers.
-        x, y: tensors of one shape.
-    """
-    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
-        return times(float(a), x).add_(y, alpha=float(b))
-    return torch.addcmul(a.to(x) * x, b.to(x), y)
-
-
-def times(a: float, x: Tensor) -> Tensor:
-    """a·x. For a plain number torch makes a tensor first, which takes longer than a small product; here it is kept."""
-    # In lower precision a number is rounded after the product, and a tensor before it.
-    if x.dtype not in (torch.float32, torch.float64) or torch.compiler.is_compiling():
-        return a * x
-    return x * _number(a, x.dtype)
-
-
-@lru_cache(maxsize=4096)
-def _number(a: float, dtype: torch.dtype) -> Tensor:
-    with torch.inference_mode(False):
-        return torch.tensor(a, dtype=dtype)
+    def tables(self, make: Callable[[NoiseLevel], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        made = self._whole._tabled
+        if make not in made:
+            made[make] = list(zip(*(part.split(1) for part in make(self._whole)), strict=True))
+        return made[make][self._place]
 
 
 # When: a time (), a time for each row (B,), or the level itself where it is known already.

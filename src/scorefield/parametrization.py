@@ -19,7 +19,8 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor
 
-from scorefield.noise import Coefficient, NoiseLevel, mix
+from scorefield.mixing import Coefficient, mix
+from scorefield.noise import NoiseLevel
 
 
 class _WhenAsked:

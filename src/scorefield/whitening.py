@@ -13,6 +13,8 @@ Table 1, arXiv:2206.00364, which this is for Σ = σ_data² I and y = F, axis by
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -44,27 +46,60 @@ def along_axes(
     Returns:
         (B, *shape) in x_t's type.
     """
-    a, b, alpha, sigma = (part.reshape(-1, 1) for part in (*notation.row(level), level.alpha, level.sigma))
-    if len(alpha) > 1:
-        # A level for each row makes tables of B times D, for which the type of x_t has digits enough.
-        a, b, alpha, sigma = (part.to(x_t) for part in (a, b, alpha, sigma))
-    variances = moments.variances.to(alpha)
-    c = alpha**2 * variances + sigma**2
-    into = c.rsqrt()
-    straight = ((a * alpha * variances + b * sigma) / c).to(x_t)
-    gain = ((a * sigma - b * alpha) * variances.sqrt() * into).to(x_t)
     own, rows = moments.to(x_t), x_t.flatten(1)
-    mean = own.mean.reshape(-1)
+    shift, into, straight, gain, mean, from_clean, from_noisy = level.tables(
+        _Coefficients(own, notation, level.t.ndim > 0, x_t.dtype)
+    )
     # In full precision: what lies along a flat axis is a small difference of large numbers.
-    with torch.autocast(x_t.device.type, enabled=False):
-        h = (rows - alpha.to(x_t) * mean) @ own.axes
-        u = into.to(x_t) * h
+    with _full_precision(x_t):
+        h = torch.addmm(shift, rows, own.axes)
+        u = into * h
     f = network(u.reshape(x_t.shape)).to(x_t.dtype).flatten(1)
-    with torch.autocast(x_t.device.type, enabled=False):
-        y = a.to(x_t) * mean + torch.addcmul(straight * h, gain, f) @ own.axes.T
+    with _full_precision(x_t):
+        y = torch.addmm(mean, torch.addcmul(straight * h, gain, f), own.axes.T)
         if blocks is None:
             return y.reshape(x_t.shape)
-        clean = blocks.clean(f, rows, alpha, sigma)
-        # y = a x0 + b ε once more, for numbers whose x0 is known otherwise.
-        from_clean, from_noisy = (a - b * alpha / sigma).to(x_t), (b / sigma).to(x_t)
+        clean = blocks.clean(f, rows, level)
         return torch.where(blocks.inside(x_t), from_clean * clean + from_noisy * rows, y).reshape(x_t.shape)
+
+
+def _full_precision(like: Tensor) -> AbstractContextManager[object]:
+    """Where products are not of lower precision, whatever they are around."""
+    kind = like.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+
+
+@dataclass(frozen=True)
+class _Coefficients:
+    """What (1) and (2) multiply and add at a level, one row for each time: −αVᵀμ, 1/√c, those of h and of F, and aμ.
+
+    Then a − bα/σ and b/σ, as y = a x0 + b ε once more, for numbers whose x0 is known otherwise.
+
+    Args:
+        moments: on the device of the rows.
+        notation: of y.
+        each: whether every row has a time of its own. Tables of B times D are then made in the type of the rows, which
+            has digits enough; those of one level, which a walk makes once for all its levels, in float64.
+        kind: the type of the rows.
+    """
+
+    moments: Moments
+    notation: Parametrization
+    each: bool
+    kind: torch.dtype
+
+    def __call__(self, level: NoiseLevel) -> tuple[Tensor, ...]:
+        variances, mean = self.moments.variances, self.moments.mean.reshape(-1)
+        made = torch.float64 if not self.each else self.kind
+        a, b, alpha, sigma = (
+            part.reshape(-1, 1).to(variances.device, made)
+            for part in (*self.notation.row(level), level.alpha, level.sigma)
+        )
+        variances, own = variances.to(made), mean.to(made)
+        c = alpha**2 * variances + sigma**2
+        into = c.rsqrt()
+        straight = (a * alpha * variances + b * sigma) / c
+        gain = (a * sigma - b * alpha) * variances.sqrt() * into
+        shift = -alpha * (own @ self.moments.axes.to(made))
+        otherwise = a - b * alpha / sigma, b / sigma
+        return tuple(part.to(self.kind) for part in (shift, into, straight, gain, a * own, *otherwise))

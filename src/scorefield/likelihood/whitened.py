@@ -23,9 +23,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scorefield.mixing import mix
 from scorefield.model import Denoiser
 from scorefield.moments import Moments, Spectral
-from scorefield.noise import Time, mix
+from scorefield.noise import Time
 from scorefield.polar import angle, radius
 
 

@@ -16,8 +16,9 @@ from typing import Protocol
 from torch import Tensor
 
 from scorefield.errors import OptionError
+from scorefield.mixing import mix
 from scorefield.model import Denoiser, NetworkDenoiser, ScoreModel
-from scorefield.noise import Clean, NoiseLevel, mix
+from scorefield.noise import Clean, NoiseLevel
 from scorefield.objectives.reference import clean_mean
 from scorefield.parametrization import EPSILON, SCORE, X0, Parametrization
 from scorefield.randomness import Noise

@@ -28,8 +28,9 @@ import torch
 from torch import Tensor
 
 from scorefield.errors import SamplingError
+from scorefield.mixing import mix
 from scorefield.model import Denoiser, of_places
-from scorefield.noise import Schedule, mix
+from scorefield.noise import Schedule
 from scorefield.ode import column
 from scorefield.polar import radius
 from scorefield.randomness import Noise, Stream

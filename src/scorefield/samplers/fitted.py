@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from scorefield.errors import SamplingError
+from scorefield.mixing import times
 from scorefield.model import Denoiser
-from scorefield.noise import Schedule, Time, times
+from scorefield.noise import Schedule, Time
 from scorefield.randomness import Noise
 from scorefield.samplers.loop import OnStep, sample
 

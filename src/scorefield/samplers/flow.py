@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from scorefield.errors import SamplingError
+from scorefield.mixing import mix
 from scorefield.model import Denoiser, of_places
-from scorefield.noise import NoiseLevel, mix
+from scorefield.noise import NoiseLevel
 from scorefield.ode import Integrated, OnAttempt, column, integrate
 from scorefield.polar import angle, radius
 from scorefield.samplers.loop import OnStep, from_normal, to_normal

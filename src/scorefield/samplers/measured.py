@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from scorefield.errors import SamplingError
-from scorefield.noise import Schedule, mix
+from scorefield.mixing import mix
+from scorefield.noise import Schedule
 from scorefield.parametrization import X0
 from scorefield.samplers.paths import Paths
 

@@ -29,8 +29,9 @@ import torch
 from torch import Tensor
 
 from scorefield.errors import SamplingError
+from scorefield.mixing import times
 from scorefield.model import Denoiser
-from scorefield.noise import NoiseLevel, Schedule, Time, times
+from scorefield.noise import NoiseLevel, Schedule, Time
 from scorefield.randomness import Noise
 
 Weights = Callable[[Sequence[float], float], list[float]]

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from scorefield.errors import SamplingError
+from scorefield.mixing import mix
 from scorefield.model import Denoiser
-from scorefield.noise import mix
 from scorefield.parametrization import X0
 from scorefield.polar import angle, radius
 from scorefield.samplers.grids import straight

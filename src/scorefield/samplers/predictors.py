@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from scorefield.errors import SamplingError
+from scorefield.mixing import mix
 from scorefield.model import Denoiser
-from scorefield.noise import NoiseLevel, Time, mix
+from scorefield.noise import NoiseLevel, Time
 from scorefield.parametrization import VELOCITY, Estimate
 from scorefield.randomness import Noise
 from scorefield.variational.step import Step, StepVariance, learned_or_small

@@ -15,8 +15,9 @@ from typing import Any
 from torch import Tensor
 
 from scorefield.errors import SamplingError
+from scorefield.mixing import mix
 from scorefield.model import Denoiser
-from scorefield.noise import Time, mix
+from scorefield.noise import Time
 from scorefield.randomness import Noise
 from scorefield.variational.step import step_down
 

@@ -20,8 +20,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from scorefield.errors import SamplingError
+from scorefield.mixing import times
 from scorefield.model import Denoiser
-from scorefield.noise import NoiseLevel, Time, times
+from scorefield.noise import NoiseLevel, Time
 from scorefield.randomness import Noise
 from scorefield.samplers.multistep import lagrange
 

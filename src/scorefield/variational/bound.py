@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from scorefield.errors import OptionError
+from scorefield.mixing import mix
 from scorefield.model import Denoiser
-from scorefield.noise import Schedule, mix
+from scorefield.noise import Schedule
 from scorefield.randomness import Noise, Stream
 from scorefield.variational.bins import Bins
 from scorefield.variational.step import StepVariance, fixed_large, learned_or_small

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from scorefield.errors import OptionError
-from scorefield.noise import NoiseLevel, Schedule, Time, mix
+from scorefield.mixing import mix
+from scorefield.noise import NoiseLevel, Schedule, Time
 from scorefield.parametrization import Estimate
 
 

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from scorefield.discrete import Discrete
 from scorefield.errors import OptionError
+from scorefield.mixing import mix
 from scorefield.model import Denoiser
-from scorefield.noise import Time, mix
+from scorefield.noise import Time
 from scorefield.parametrization import Estimate, V
 from scorefield.randomness import Noise
 from scorefield.variational.bins import Bins

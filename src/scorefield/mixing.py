@@ -1,0 +1,37 @@
+"""Rows times coefficients of a level, where these go from float64 to the type of the rows."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+# A function of the level, one for all rows as a plain number or shaped to broadcast over them.
+Coefficient = Tensor | float
+
+
+def mix(a: Coefficient, x: Tensor, b: Coefficient, y: Tensor) -> Tensor:
+    """a·x + b·y, like x; the coefficients are brought from float64 to its type only here.
+
+    Args:
+        a, b: coefficients that broadcast over x, both tensors or both plain numbers.
+        x, y: tensors of one shape.
+    """
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        return times(float(a), x).add_(y, alpha=float(b))
+    return torch.addcmul(a.to(x) * x, b.to(x), y)
+
+
+def times(a: float, x: Tensor) -> Tensor:
+    """a·x. For a plain number torch makes a tensor first, which takes longer than a small product; here it is kept."""
+    # In lower precision a number is rounded after the product, and a tensor before it.
+    if x.dtype not in (torch.float32, torch.float64) or torch.compiler.is_compiling():
+        return a * x
+    return x * _number(a, x.dtype)
+
+
+@lru_cache(maxsize=4096)
+def _number(a: float, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(a, dtype=dtype)
