@@ -31,9 +31,9 @@ def vector_size(rows: int, names: bool) -> Size:
         if rows < 1000:
             return Size(width=64, batch=256, optimiser="adam", learning_rate=2e-3, steps=3000, budget=50)
         if rows < 3000:
-            return Size(width=96, batch=256, optimiser="adam", learning_rate=3e-3, steps=6000, budget=100)
+            return Size(width=96, batch=256, optimiser="adam", learning_rate=3e-3, steps=12_000, budget=100)
         if rows < 20_000:
-            return Size(width=128, batch=512, optimiser="adam", learning_rate=4e-3, steps=6000, budget=100)
+            return Size(width=128, batch=512, optimiser="adam", learning_rate=4e-3, steps=12_000, budget=100)
         return Size(width=256, batch=1024, optimiser="adam", learning_rate=5e-3, steps=20_000, budget=120)
     if rows < 2000:
         return Size(width=64, batch=256, optimiser="adam", learning_rate=1e-3, steps=3000, budget=50)
