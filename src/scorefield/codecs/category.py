@@ -16,7 +16,7 @@ from scorefield.codecs.vertices import BLUR, Vertices
 if TYPE_CHECKING:
     import pyarrow as pa
 
-MOST_SIMPLEX = 64  # names beyond which they are corners of a cube
+MOST_SIMPLEX = 128  # names beyond which they are corners of a cube: nearer to their law, but the time grows with them
 _LISTED = 12  # names in a description
 
 Value = str | bool | int | float

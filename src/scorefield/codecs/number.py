@@ -18,6 +18,7 @@ from scorefield.blocks import Block
 from scorefield.codecs.between import Between
 from scorefield.codecs.cells import Cells
 from scorefield.codecs.numeric import NumericColumn, spans
+from scorefield.codecs.support import Support
 from scorefield.codecs.vertices import BLUR, REACH, Vertices
 from scorefield.data.checks import HUGE
 
@@ -101,7 +102,9 @@ class Number:
         """Of each number: whether it has a cell, is an integer, and the log width of its bin."""
         if self.spikes:
             return [(True, False, 0.0)] * self.features
-        return [(self.value.grid is not None, self.value.integer, self.value.log_width)]
+        # Bins of many widths have no one volume, by which probabilities are told from densities.
+        whole = self.value.integer and not isinstance(self.value.grid, Support)
+        return [(self.value.grid is not None, whole, self.value.log_width)]
 
     def codes(self, values: np.ndarray) -> np.ndarray:
         """Which spike (n,) each value is, from 1; 0 for any other."""

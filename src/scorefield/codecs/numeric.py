@@ -15,6 +15,7 @@ from scorefield.codecs.base import Numbers
 from scorefield.codecs.cells import Cells
 from scorefield.codecs.grids import WHOLE, Grid, grid_of
 from scorefield.codecs.scalers import Quantile, Scaler, fit_scaler, scaler_from_json
+from scorefield.codecs.support import Support, are_known
 from scorefield.errors import DataError
 from scorefield.randomness import Stream
 
@@ -30,14 +31,14 @@ class NumericColumn:
     Args:
         name: for messages.
         scaler: its map to a scale of order one, or None for a constant column, which is not modelled.
-        grid: that all values lie on, None for continuous values; whole numbers for integers.
+        grid: that all values lie on, even or of few values; None for continuous values.
         low, high: the range of the values; integers are kept within it.
         integer: whether the values are integers.
     """
 
     name: str
     scaler: Scaler | None
-    grid: Grid | None
+    grid: Grid | Support | None
     low: float
     high: float
     integer: bool
@@ -60,8 +61,8 @@ class NumericColumn:
             )
         if 0 < float(high) - float(low) < _LEAST_SPAN:
             raise DataError(f"column {name!r} spans only {high - low:g}, whose square is no float64: rescale it")
-        grid = WHOLE if integer else grid_of(values)
-        looked_at = _looked_at(values)
+        even, looked_at = WHOLE if integer else grid_of(values), _looked_at(values)
+        grid = (Support.of(looked_at, even) if normal and even is not None else None) or even
         scaler: Scaler | None = None
         if low != high:
             scaler = _normal(looked_at, grid) if normal else fit_scaler(torch.from_numpy(looked_at.astype(np.float64)))
@@ -121,7 +122,7 @@ class NumericColumn:
         if self.scaler is None:
             return f"{self.name}: constant {self.low:g}, not modelled"
         rounded = "continuous" if self.grid is None else self.grid.describe()
-        kind = "integers" if self.integer else rounded
+        kind = "integers" if self.integer and not isinstance(self.grid, Support) else rounded
         return f"{self.name}: {kind}, {self.low:g} to {self.high:g}, {self.scaler.kind}"
 
     def to_json(self) -> dict[str, Any]:
@@ -140,7 +141,8 @@ class NumericColumn:
     def from_json(fields: dict[str, Any]) -> NumericColumn:
         """The column whose `to_json` gave these fields."""
         scaler = None if fields["scaler"] is None else scaler_from_json(fields["scaler"])
-        grid = None if fields["grid"] is None else Grid(**fields["grid"])
+        kept = fields["grid"]
+        grid = None if kept is None else Support(tuple(kept["points"])) if "points" in kept else Grid(**kept)
         return NumericColumn(fields["name"], scaler, grid, fields["low"], fields["high"], fields["integer"])
 
 
@@ -178,17 +180,21 @@ def finest(columns: Sequence[NumericColumn]) -> float | None:
     return min(steps_of(columns) or (), default=None)
 
 
-def _normal(values: np.ndarray, grid: Grid | None) -> Scaler:
+def _normal(values: np.ndarray, grid: Grid | Support | None) -> Scaler:
     """Ranks to normals."""
     if grid is None:
         return Quantile.fit(torch.from_numpy(values.astype(np.float64)))
     distinct, counts = np.unique(values, return_counts=True)
+    if isinstance(grid, Support):
+        edges = torch.from_numpy(grid.edges)
+        return Quantile.of_bins(edges[:-1], edges[1:], torch.from_numpy(counts), every=True)
     places = torch.from_numpy(distinct.astype(np.float64))
     middles, widths = grid.middles(places), grid.widths(places)
     low, high = middles - widths / 2, middles + widths / 2
     # Printed with few digits, a bin of a large value may reach over its neighbour's.
     low[1:] = torch.maximum(low[1:], (middles[1:] + middles[:-1]) / 2).minimum(middles[1:])
-    return Quantile.of_bins(low, torch.cat([low[1:], high[-1:]]), torch.from_numpy(counts))
+    high = torch.cat([low[1:], high[-1:]])
+    return Quantile.of_bins(low, high, torch.from_numpy(counts), every=are_known(values))
 
 
 def _looked_at(values: np.ndarray) -> np.ndarray:

@@ -105,7 +105,7 @@ class Quantile:
         return _with_tails(distinct, torch.special.ndtri(middle))
 
     @staticmethod
-    def of_bins(low: Tensor, high: Tensor, counts: Tensor) -> Quantile:
+    def of_bins(low: Tensor, high: Tensor, counts: Tensor, *, every: bool = False) -> Quantile:
         """Knots at the edges of bins, so that values spread over their bins are about N(0, 1) all together.
 
         With F the share of rows below an edge, an edge goes to Φ⁻¹(F). The outermost go where the mean of an even
@@ -114,10 +114,11 @@ class Quantile:
         Args:
             low, high: the edges of each bin, (m,), growing, float64.
             counts: rows in each, (m,). Of many edges some are kept, evenly in ranks and in normal quantiles.
+            every: whether all edges are kept, so that every bin has the share of its rows.
         """
         below = counts.double().cumsum(0) - counts
         total = float(counts.sum())
-        knots = _knots(int(total))
+        knots = len(counts) + 1 if every else _knots(int(total))
         edges, shares = torch.cat([low, high[-1:]]), torch.cat([below / total, torch.ones(1, dtype=torch.float64)])
         if len(edges) > knots:
             inner = torch.linspace(0, 1, knots // 2, dtype=torch.float64)
