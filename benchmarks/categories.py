@@ -1,4 +1,4 @@
-"""Claim: names as vertices of a simplex are drawn nearer to their law than as bits or embedded, up to hundreds.
+"""Claim: from a hundred names on, bits lose what a name goes with; a simplex keeps it, and so do places that are learned.
 
 Columns of K names with everything else the default `fit`, and three ways to place the names:
 

@@ -75,7 +75,7 @@ def test_very_many_names_are_corners_of_a_cube_and_samples_are_always_names() ->
     codec = fitted(data)
     assert codec.shape == (8,)
     assert codec.decode(codec.encode(data)).columns.equals(data.columns)
-    assert codec.describe() == ["c: 100 names (" + ", ".join(sorted(names)[:12]) + " and 88 more), as bits [as asked]"]
+    assert codec.describe() == ["c: 200 names (" + ", ".join(sorted(names)[:12]) + " and 188 more), as bits [as asked]"]
     anywhere = 3 * Stream(0, "x").normal(2000, codec.shape)
     assert set(codec.decode(anywhere).columns["c"].to_pylist()) <= set(names)
 
