@@ -1,4 +1,4 @@
-"""Claim: from a hundred names on, bits lose what a name goes with; a simplex keeps it, and so do places that are learned.
+"""Claim: from a hundred names on, bits lose what a name goes with, and a simplex or learned places keep it.
 
 Columns of K names with everything else the default `fit`, and three ways to place the names:
 
