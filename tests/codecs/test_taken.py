@@ -36,6 +36,10 @@ IDENTIFIERS = {
     ),
     "ids beyond floats": (np.array([2**53 + 1, 3, 2**60] * 40 + list(range(20))), "cannot be told apart as float64"),
     "unique texts": ([f"user-{k}" for k in range(21)], "every value is different: an identifier or free text"),
+    "numbers but for one": (
+        [str(k / 4) for k in range(60)] + ["n.a."],
+        r"identifier or free text (60 of 61 are numbers, 'n.a.' is none)",
+    ),
     "nearly unique texts": ([f"{k // 2} words" for k in range(99)], "50 different texts in 99 rows"),
 }
 

@@ -29,6 +29,7 @@ _LEAST_TOLD = 50  # rows from which values that never repeat are told from chanc
 _CHANCE = 20.0  # −log of the chance that numbers of a range would never repeat
 _CHANCE_OF_ID = 3.0  # the same for a column that is called an identifier
 _CALLED_ID = re.compile(r"(^|[^A-Za-z])[iI][dD]$|[a-z]I[dD]$")  # id, row_id, CustomerId, but not valid
+_MOSTLY = 0.8  # of texts that are numbers, from which the others are worth a remark
 _EXACT_INTEGERS = 2**51  # up to which float64 has the ends of their bins
 
 
@@ -137,13 +138,25 @@ def _seen(name: str, present: pa.ChunkedArray, distinct: pa.Array) -> tuple[Valu
     if pa.types.is_string(kind):
         if different > _FEW_NAMES and rows < _ROWS_EACH * different:
             each = "every value is different" if different == rows else f"{different} different texts in {rows} rows"
-            return None, f"{each}: an identifier or free text"
+            return None, f"{each}: an identifier or free text" + _nearly_numbers(present)
         return Category.fit(name, present), "text"
     if different == 1 or (different <= FEW and rows >= FEW * different):
         return Category.fit(name, present), "few different numbers"
     values = present.to_numpy()
     reason = _identifier(name, values, different) if values.dtype.kind in "iu" else ""
     return (None, reason) if reason else (Number.fit(name, values), "numbers")
+
+
+def _nearly_numbers(texts: pa.ChunkedArray) -> str:
+    """A remark on texts most of which are numbers, with the first that is none."""
+    import pyarrow.compute as pc
+
+    number = pc.match_substring_regex(texts, r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$")
+    count = pc.sum(number).as_py()
+    if count < _MOSTLY * len(texts) or count == len(texts):
+        return ""
+    other = texts.filter(pc.invert(number))[0].as_py()
+    return f" ({count} of {len(texts)} are numbers, {other!r} is none)"
 
 
 def _identifier(name: str, values: np.ndarray, different: int) -> str:
