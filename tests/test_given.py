@@ -145,7 +145,8 @@ def test_columns_and_conditions_of_a_trained_model_together(people: pa.Table) ->
     assert min(drawn["age"]) > 40
     assert set(drawn["port"]) <= {"S", "C"}
     assert list(drawn) == ["stars", "age", "weight", "port"]
-    assert len(set(rows(bundle, "age>40")["stars"])) > 1
+    with pytest.raises(OptionError, match=r"conditioned on \['stars'\], which must be given too"):
+        rows(bundle, "age>40")
     with pytest.raises(OptionError, match="stars: the model was fitted for one value of it at a time"):
         rows(bundle, "stars>2")
     with pytest.raises(OptionError, match="stars: the model was fitted for one value"):
@@ -290,6 +291,31 @@ def test_a_sampler_of_a_name_is_refused_where_columns_are_given(
 def test_the_guard_of_the_refusals_sees_a_call(model: Bundle, unasked: None) -> None:
     with pytest.raises(AssertionError, match="the network was called"):
         rows(model, "age=40")
+
+
+def test_of_few_known_values_none_beyond_their_ends_is_given() -> None:
+    ages = np.append(np.arange(1.0, 61.0).repeat(5), [10.25] * 9)
+    codec = TableCodec.fit(Table(pa.table({"age": ages, "x": np.arange(len(ages)) / 7})))
+    assert given_row(codec, {"age": 10.25}).values == {"age": 10.25}
+    for age in (0.0, 90.0):
+        with pytest.raises(OptionError, match=f"--given age={age}: there were age: 61 different values, 1 to 60"):
+            given_row(codec, {"age": age})
+
+
+def test_any_value_but_a_missing_one_may_be_asked_for(model: Bundle) -> None:
+    assert wishes(["deck!="]) == {"deck": Among((), other=True)}
+    codec = TableCodec.fit(Table(pa.table({"deck": ["a", None, "b"] * 9, "x": [1.5, None, 2.25] * 9})))
+    for name in ("deck", "x"):
+        asked = given_row(codec, {name: Among((), other=True)})
+        assert asked.constraints == ()
+        assert int(asked.known.sum()) == 1  # whether it is there
+        assert float(asked.cells.centre[asked.known]) == 1.0
+
+
+def test_a_name_with_a_bar_is_no_choice() -> None:
+    codec = TableCodec.fit(Table(pa.table({"v": ["a|b", "a", "b"] * 9, "x": np.arange(27) / 7})))
+    assert given_row(codec, wishes(["v=a|b"])).values == {"v": "a|b"}
+    assert len(given_row(codec, wishes(["v=b|a"])).constraints) == 1
 
 
 def test_models_of_no_table_know_no_columns() -> None:

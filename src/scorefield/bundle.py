@@ -71,6 +71,12 @@ class Bundle(Parts):
         given, wished = self._split(given or {})
         conditions = self._conditions(range(rows), given, seed)
         if wished is not None:
+            still = [name for name in self.features.condition_names if name not in given]
+            if still:
+                # They would be drawn as they occur in all rows, and not in those that are asked for.
+                raise OptionError(
+                    f"--given: the model is conditioned on {still}, which must be given too where other columns are"
+                )
             if (sampler, steps, tolerance, on_step) != (None, None, None, None):
                 raise OptionError("rows with columns given are drawn by a particle filter, not by a sampler of a name")
             filling = replace(how or Filling(), seed=seed)

@@ -16,6 +16,7 @@ from scorefield.codecs.cells import Cells
 from scorefield.codecs.column import Column
 from scorefield.codecs.number import Number
 from scorefield.codecs.ordered import Ordered
+from scorefield.codecs.support import Support
 from scorefield.codecs.table import TableCodec
 from scorefield.codecs.taken import Constant, LeftOut
 from scorefield.data.kinds import Table
@@ -71,6 +72,9 @@ def given_row(codec: TableCodec, given: Mapping[str, Any], conditions: Sequence[
     values: dict[str, Any] = {}
     for column in codec.columns:
         wish, kind = given.get(column.name, _ANY), codec.type_of(column)
+        if isinstance(wish, Among) and isinstance(column.values, Category):
+            whole = "|".join(str(value) for value in wish.values)
+            wish = whole if not wish.other and whole in column.values.values else wish
         if isinstance(wish, Among):
             wish = replace(wish, values=tuple(_value(value, kind, column.name) for value in wish.values))
         elif wish is not _ANY and not isinstance(wish, Between):
@@ -117,6 +121,11 @@ def _cells(column: Column, wish: Any, kind: pa.DataType) -> tuple[Cells, Tensor]
     cell = pa.chunked_array([pa.array([wish], kind)])
     for reason in column.unusable(cell).values():
         raise OptionError(f"--given {column.name}={wish}: it {reason}")
+    if isinstance(column.values, Number) and isinstance(column.values.value.grid, Support):
+        # Beyond its ends a value would be taken for the last one.
+        ends = column.values.value.grid.edges
+        if not ends[0] <= wish <= ends[-1] and wish not in column.values.spikes:
+            raise OptionError(f"--given {column.name}={wish}: there were {column.describe()} in training")
     known[:] = True
     return column.cells(cell), known
 
@@ -134,6 +143,8 @@ def _value(wish: Any, kind: pa.DataType, name: str) -> Any:
 def _constraint(column: Column, wish: Between | Among, places: Tensor) -> Constraint | None:
     """What a choice or a range asks of the numbers at some places; None where it leaves no choice."""
     values, name = column.values, column.name
+    if wish == Among((), other=True):
+        return None  # whatever is there
     if isinstance(values, Category):
         allowed = torch.tensor(_allowed(values, wish))
         if not bool(allowed.any()):

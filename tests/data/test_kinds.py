@@ -106,6 +106,25 @@ def test_pandas_nan_is_missing_and_said() -> None:
     assert any("index is left out" in note for note in read(frame.set_index("f")).notes)
 
 
+def test_durations_and_times_of_day_are_read_as_whole_numbers_of_their_unit() -> None:
+    table = pa.table(
+        {
+            "d": pa.array([5, None, 7], pa.duration("ms")),
+            "t": pa.array([60, 3, None], pa.time32("s")),
+            "u": pa.array([1, 2, 3], pa.time64("us")),
+        }
+    )
+    found = read(table)
+    assert isinstance(found, Table)
+    assert found.columns.to_pydict() == {"d": [5, None, 7], "t": [60, 3, None], "u": [1, 2, 3]}
+    notes = [note for note in found.notes if "read as whole" in note]
+    assert [note.split("column ")[1] for note in notes] == [
+        "'d': duration[ms] read as whole ms",
+        "'t': time32[s] read as whole s",
+        "'u': time64[us] read as whole us",
+    ]
+
+
 @pytest.mark.parametrize(
     "frame",
     [
@@ -115,7 +134,6 @@ def test_pandas_nan_is_missing_and_said() -> None:
         pd.DataFrame({"a": []}),
         pd.DataFrame(index=[1, 2]),
         pd.DataFrame([[1]], columns=pd.MultiIndex.from_tuples([("a", "b")])),
-        pd.DataFrame({"a": pd.to_timedelta([1])}),
         pl.DataFrame({"a": [[1, 2]]}),
         pl.DataFrame({"a": [1]}).lazy(),
         pa.table({"": [1]}),

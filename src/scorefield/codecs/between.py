@@ -87,6 +87,6 @@ def _wish(sign: str, value: str) -> Any:
         case "<" | "<=":
             return Between(high=value, below=sign == "<")
         case "!=":
-            return Among(tuple(value.split("|")), other=True)
+            return Among(tuple(value.split("|")) if value else (), other=True)  # without a value: any, but not missing
         case _:
             return Among(tuple(value.split("|"))) if "|" in value else value

@@ -61,10 +61,13 @@ def normalise(table: pa.Table, source: str) -> tuple[pa.Table, list[str]]:
         elif pa.types.is_decimal(kind):
             kind = pa.float64()
             notes.append(f"{source}, column {name!r}: {column.type} read as float64")
+        elif pa.types.is_duration(kind) or pa.types.is_time(kind):
+            notes.append(f"{source}, column {name!r}: {kind} read as whole {kind.unit}")
+            kind = pa.int32() if kind.bit_width == 32 else pa.int64()
         elif not _plain(kind):
             raise DataError(
-                f"{source}, column {name!r}: type {kind} cannot be a column of a table; "
-                "expected integers, floats, booleans, strings, dates or timestamps"
+                f"{source}, column {name!r}: type {kind} cannot be a column of a table; expected integers, floats, "
+                "booleans, strings, dates, timestamps, times or durations; --columns takes the others alone"
             )
         columns.append(column if column.type == kind else _cast(column, kind, name, source))
     return pa.table(columns, names=table.column_names), notes
