@@ -50,7 +50,8 @@ def impute(
     taken = time.perf_counter() - begun
     write(filled, out)
     left = sum(column.null_count for column in filled.columns.columns) // draws
-    still = f", {left} cells of conditions and of columns that are not modelled stay missing" if left else ""
+    kinds = "conditions and of " if bundle.features.conditions else ""
+    still = f", {left} cells of {kinds}columns that are not modelled stay missing" if left else ""
     print(
         f"{out}: {len(filled)} rows, {missing - left} missing cells drawn {draws} times each{still}; {taken:.1f} s, "
         f"{1000 * taken / len(filled):.3g} ms a row"
