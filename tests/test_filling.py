@@ -280,6 +280,18 @@ def test_conditions_are_kept_and_bound_to_their_rows(gaussian_of: GaussianOf, pe
         bundle.impute(data.set_column(2, "stars", pa.array([9, 1, 2, 3], pa.int32())))
 
 
+def test_texts_of_which_only_numbers_were_seen_are_filled_as_texts(gaussian_of: GaussianOf) -> None:
+    days = pa.array([86_400 * day + 3600 * (day % 5) for day in range(60)], pa.timestamp("s"))
+    table = pa.table({"zip": ["A1", "B2", "17", "23"] * 15, "day": days, "x": np.arange(60) / 7})
+    holes = pa.table({"zip": [17, None, None], "day": pa.array([3, None, None], pa.date32()), "x": [1.5, 2.5, None]})
+    found = gaussian_of(table).impute(holes, 4, how=Filling(2, 4)).columns
+    assert found["zip"].type == pa.string()
+    assert found["zip"].to_pylist()[:4] == ["17"] * 4
+    assert set(found["zip"].to_pylist()) <= {"A1", "B2", "17", "23"}
+    assert found["day"].type == pa.timestamp("s")
+    assert len({value.hour for value in found["day"].to_pylist()}) > 1
+
+
 # -- refusals ---------------------------------------------------------------------------------------------------------
 
 

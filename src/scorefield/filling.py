@@ -211,4 +211,6 @@ def _widens(seen: pa.DataType, drawn: pa.DataType) -> bool:
     import pyarrow as pa
 
     whole = pa.types.is_integer(seen) and (pa.types.is_integer(drawn) or pa.types.is_floating(drawn))
-    return pa.types.is_null(seen) or (whole and seen != drawn)
+    text = pa.types.is_string(drawn) and not pa.types.is_string(seen)  # of which only numbers were seen, by chance
+    timed = pa.types.is_date(seen) and pa.types.is_timestamp(drawn)
+    return pa.types.is_null(seen) or (whole and seen != drawn) or text or timed

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from scorefield.errors import ConstraintError, OptionError
 from scorefield.exact import Gaussian, GaussianMixture
+from scorefield.guidance import particles
 from scorefield.guidance.constraints import Constraint, Interval, Vertices
 from scorefield.guidance.particles import ParticleFilter
 from scorefield.moments import Moments
@@ -163,6 +164,22 @@ def test_a_potential_of_the_wrong_sign_is_seen(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Interval, "log_potential", lambda *arguments: -right(*arguments))
     with pytest.raises(ConstraintError):
         unseen(model, ours, rows=200, particles=8)
+
+
+def test_few_rows_that_keep_nothing_are_tried_with_more_and_more_particles(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Particles that are not led keep a tenth of the law with a chance of 0.1 each: of 4 none with 0.66, of 16
+    # with 0.19, of 64 with 10⁻³, of 256 with 10⁻¹².
+    model = late(EDM(0.01, 40.0))
+    low = float(model.sample(4000, seed=3)[:, 0].quantile(0.9))
+    monkeypatch.setattr(Interval, "log_potential", lambda self, x0, variance: torch.zeros(x0.shape[:2]).to(x0))
+    ours = Interval(torch.tensor([0]), torch.tensor([[low]]), torch.tensor(math.inf))
+    x0 = torch.full((60, 2), math.nan, dtype=torch.float64)
+    nothing = torch.zeros_like(x0, dtype=torch.bool)
+    drawn = ParticleFilter(4, 16)(model, x0, nothing, [ours], seed=0)
+    assert bool((drawn[:, 0] >= low).all())
+    monkeypatch.setattr(particles, "_TRIES", 2)
+    with pytest.raises(ConstraintError, match="none of 16 particles"):
+        ParticleFilter(4, 16)(model, x0, nothing, [ours], seed=0)
 
 
 # -- refusals ---------------------------------------------------------------------------------------------------------

@@ -24,6 +24,8 @@ def sample(
         list[str] | None,
         typer.Option(metavar="COL=VALUE", help="rows of this value; of any column also COL=A|B, COL!=A, COL>1, COL<=2"),
     ] = None,
+    particles: Annotated[int | None, typer.Option(min=1, help="with --given: of the filter, for each row")] = None,
+    levels: Annotated[int | None, typer.Option(min=2, help="with --given: noise levels of the filter")] = None,
     start: Annotated[str | None, typer.Option(metavar="DATA", help="vary these rows, with --noise")] = None,
     noise: Annotated[float | None, typer.Option(help="with --start: σ/α, in units of the encoded data")] = None,
     trajectory: Annotated[Path | None, typer.Option(metavar="FILE", help="also write every level, .npz")] = None,
@@ -48,13 +50,14 @@ def sample(
     from scorefield.card import short
     from scorefield.cli.console import Console
     from scorefield.data.write import check_fits, write
+    from scorefield.filling import Filling
     from scorefield.trajectory import Trajectory, check_levels, check_trajectory
 
     bundle = load(run, device)
     check_fits(bundle.blank(seed=seed, given=values), out)
     if trajectory is not None:
         check_trajectory(trajectory, out)
-    levels = None if trajectory is None else Trajectory(bundle.denoiser.schedule)
+    way = None if trajectory is None else Trajectory(bundle.denoiser.schedule)
     begun = time.perf_counter()
     with Console() as console:
         if start is not None and noise is not None:
@@ -64,6 +67,9 @@ def sample(
             if trajectory is not None:
                 check_levels(chosen)
             by_filter = bool(set(values) - set(bundle.features.condition_names))
+            if not by_filter and (particles, levels) != (None, None):
+                raise OptionError("--particles and --levels are of rows with columns --given that are no conditions")
+            usual = Filling()
             console.say("sampler: a particle filter" if by_filter else _chosen(chosen, tolerance))
             count = 1000 if rows is None else rows
             drawn = bundle.sample(
@@ -73,13 +79,14 @@ def sample(
                 sampler=sampler,
                 steps=steps,
                 tolerance=tolerance,
+                how=Filling(particles or usual.particles, levels or usual.levels),
                 on_progress=console.drawing(),
-                on_step=levels,
+                on_step=way,
             )
     taken = time.perf_counter() - begun
     write(drawn, out)
-    if levels is not None and trajectory is not None:
-        levels.write(trajectory)
+    if way is not None and trajectory is not None:
+        way.write(trajectory)
     print(f"{out}: {short(drawn)}; {taken:.1f} s, {1000 * taken / len(drawn):.3g} ms a row")
 
 

@@ -30,7 +30,9 @@ from scorefield.model import Denoiser
 from scorefield.noise import NoiseLevel
 from scorefield.variational.step import Step
 
-_MORE = 4  # times as many particles for rows whose constraints none has kept
+_MORE = 4  # times as many particles for rows whose constraints none has kept, and again
+_TRIES = 4
+_FEW = 4  # the share of rows left, one in so many, beyond which what is asked is taken for impossible
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class ParticleFilter:
 
     A draw costs `particles` times `levels` evaluations of a row, and a batch memory for B·K·D numbers a few times over:
     callers choose how many rows to pass at a time. Rows of which no particle keeps the constraints are drawn once more,
-    from four times as many, a quarter of them at a time.
+    from four times as many, a quarter of them at a time, and where few are left again, from up to 64 times as many.
 
     Args:
         particles: K, of each row.
@@ -101,8 +103,8 @@ class ParticleFilter:
         names, places = unseen_rows(x0, seen, rows)
         out = x0.clone()
         with torch.no_grad():
-            for particles in (self.particles, _MORE * self.particles):
-                failed = []
+            for number in range(_TRIES):
+                particles, failed = self.particles * _MORE**number, []
                 for part in places.split(max(1, len(x0) * self.particles // particles)):
                     work = given_rows(model, x0, seen, names, part, seed=seed, particles=particles)
                     drawn, kept = self._walk(work, [c.of_rows(part) for c in constraints])
@@ -111,6 +113,8 @@ class ParticleFilter:
                 places = torch.cat(failed) if failed else places
                 if not len(places):
                     return out
+                if number and _FEW * len(places) > len(x0):
+                    break
         raise _refusal([names[place] for place in places.tolist()], particles)
 
     def _walk(self, work: GivenRows, constraints: Sequence[Constraint]) -> tuple[Tensor, Tensor]:
