@@ -219,7 +219,7 @@ def test_a_blank_row_has_the_form_of_a_sample_without_the_model(
     made: dict[str, Bundle], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = made[kind].sample(1)
-    monkeypatch.setattr(type(made[kind].denoiser), "_outputs", None)
+    monkeypatch.setattr(type(made[kind].denoiser), "_input_scales", None)
     with pytest.raises(TypeError):
         made[kind].sample(1)
     blank = made[kind].blank()
@@ -296,7 +296,7 @@ def test_misuse_is_refused_before_the_model_is_asked(
     def asked(*args: object) -> None:
         raise AssertionError("the network was called")
 
-    monkeypatch.setattr(type(made["table"].denoiser), "_outputs", asked)
+    monkeypatch.setattr(type(made["table"].denoiser), "_input_scales", asked)
     with pytest.raises(error, match=message):
         made["table"].sample(**options)
     with pytest.raises(AssertionError, match="the network was called"):
@@ -481,7 +481,7 @@ def test_misuse_of_vary_is_refused_before_the_model_is_asked(
     def asked(*args: object) -> None:
         raise AssertionError("the network was called")
 
-    monkeypatch.setattr(type(made["array"].denoiser), "_outputs", asked)
+    monkeypatch.setattr(type(made["array"].denoiser), "_input_scales", asked)
     with pytest.raises(error, match=message):
         made["array"].vary(**{"data": rows_of("array"), **options})
 

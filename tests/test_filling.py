@@ -300,7 +300,7 @@ def unasked(monkeypatch: pytest.MonkeyPatch) -> None:
     def asked(*arguments: object) -> None:
         raise AssertionError("the network was called")
 
-    monkeypatch.setattr("scorefield.model.NetworkDenoiser._outputs", asked)
+    monkeypatch.setattr("scorefield.model.NetworkDenoiser._input_scales", asked)
 
 
 def changed(table: pa.Table, name: str, values: pa.Array) -> pa.Table:

@@ -268,7 +268,7 @@ def unasked(monkeypatch: pytest.MonkeyPatch) -> None:
     def asked(*arguments: object) -> None:
         raise AssertionError("the network was called")
 
-    monkeypatch.setattr("scorefield.model.NetworkDenoiser._outputs", asked)
+    monkeypatch.setattr("scorefield.model.NetworkDenoiser._input_scales", asked)
 
 
 @pytest.mark.parametrize("text", REFUSED)

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from scorefield.bounded import Bounded
 from scorefield.errors import OptionError
 from scorefield.exact import Empirical, Gaussian, GaussianMixture
-from scorefield.model import Bounded, DataScore, Denoiser, EnergyDenoiser, NetworkDenoiser, ScoreNetwork, reschedule
+from scorefield.model import DataScore, Denoiser, EnergyDenoiser, NetworkDenoiser, ScoreNetwork, reschedule
 from scorefield.networks.mlp import MLP
 from scorefield.noise import EDM, VE, VP, Clean, Cosine, Flow, Schedule, SubVP
 from scorefield.parametrization import EPSILON, SCORE, VELOCITY, X0, Parametrization, V, edm_f

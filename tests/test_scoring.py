@@ -556,7 +556,7 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], message: str)
 def test_a_level_out_of_the_models_range_is_refused_with_what_there_is(
     made: dict[str, Bundle], noise: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(NetworkDenoiser, "_outputs", None)
+    monkeypatch.setattr(NetworkDenoiser, "_input_scales", None)
     low, high = made["array"].recipe.noise.sigma_min, made["array"].recipe.noise.sigma_max
     with pytest.raises(OptionError, match=f"levels, {low:.3g} and {high:.3g}, got {noise:g}".replace("+", r"\+")):
         made["array"].log_prob(normals(2), Scoring(noise=noise))

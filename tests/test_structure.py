@@ -33,7 +33,7 @@ FLOORS = (
         *("diagnostics", "chunks", "polar", "moments", "quadrature", "tableaus", "blocks"),
     ),
     ("parametrization", "whitening"),
-    ("model", "energies", "variational"),
+    ("model", "bounded", "energies", "variational"),
     ("exact", "objectives", "samplers", "guidance", "likelihood"),
     ("codecs", "data", "training"),
     (

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scorefield.bounded import Bounded
 from scorefield.build import build_sampler
 from scorefield.chunks import in_chunks
 from scorefield.codecs.between import Among, Between
@@ -19,7 +20,7 @@ from scorefield.drawing import OnProgress, chunk_rows, draw
 from scorefield.errors import OptionError, SamplingError
 from scorefield.filling import Filling, draw_given, impute
 from scorefield.given import Given, given_row
-from scorefield.model import Bounded, Denoiser
+from scorefield.model import Denoiser
 from scorefield.parts import Parts
 from scorefield.samplers.choice import fit_solvers
 from scorefield.samplers.flow import Flowed, decode, encode, slerp

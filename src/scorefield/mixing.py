@@ -24,14 +24,19 @@ def mix(a: Coefficient, x: Tensor, b: Coefficient, y: Tensor) -> Tensor:
 
 
 def times(a: float, x: Tensor) -> Tensor:
-    """a·x. For a plain number torch makes a tensor first, which takes longer than a small product; here it is kept."""
+    """a·x."""
     # In lower precision a number is rounded after the product, and a tensor before it.
-    if x.dtype not in (torch.float32, torch.float64) or torch.compiler.is_compiling():
-        return a * x
-    return x * _number(a, x.dtype)
+    return a * x if x.dtype not in (torch.float32, torch.float64) else x * number(a, x)
+
+
+def number(a: float, like: Tensor) -> Tensor:
+    """A plain number as a tensor (), of a type and on a device. It is kept: to make one takes longer than a product."""
+    if torch.compiler.is_compiling():
+        return torch.full((), a, dtype=like.dtype, device=like.device)
+    return _kept(a, like.dtype, like.device)
 
 
 @lru_cache(maxsize=4096)
-def _number(a: float, dtype: torch.dtype) -> Tensor:
+def _kept(a: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(False):
-        return torch.tensor(a, dtype=dtype)
+        return torch.tensor(a, dtype=dtype, device=device)

@@ -13,6 +13,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Protocol, Self, cast
 
 import torch
@@ -21,10 +22,10 @@ from torch import Tensor, nn
 from scorefield.blocks import Blocks
 from scorefield.calculus import plain_attention
 from scorefield.errors import OptionError
-from scorefield.mixing import Coefficient, times
+from scorefield.mixing import Coefficient, number, times
 from scorefield.moments import Moments
 from scorefield.noise import Clean, NoiseLevel, Schedule, Time
-from scorefield.parametrization import X0, Estimate, Parametrization, when_asked
+from scorefield.parametrization import EPSILON, X0, Estimate, Parametrization, when_asked
 from scorefield.whitening import along_axes
 
 _LARGEST_LOG_SNR = 40.0  # of c_noise: at α = 0, where a flow begins, there is no data left and log snr = −∞
@@ -201,7 +202,7 @@ class NetworkDenoiser(Denoiser):
                 "DataScore or ScoreNetwork for the score of the data themselves"
             )
         if not isinstance(c_noise, Tensor):
-            return c_in, torch.full((1,), c_noise, dtype=x_t.dtype, device=x_t.device)
+            return c_in, number(c_noise, x_t).reshape(1)
         return c_in, c_noise.reshape(-1).to(x_t.dtype)
 
     def _input_coefficients(self, level: NoiseLevel) -> tuple[Tensor, Tensor, Tensor]:
@@ -218,17 +219,25 @@ class NetworkDenoiser(Denoiser):
     def _outputs(self, x_t: Tensor, level: NoiseLevel) -> tuple[Tensor, Tensor | None]:
         """The output y, and the share of the variance or None."""
         if self.whitened:
-            _, c_noise = self._input_scales(x_t, level)
-            rest = self.terminal.whole(math.prod(x_t.shape[1:])), self.parametrization, x_t, level, self.blocks
-            return along_axes(lambda u: cast(Tensor, self.network(u, c_noise, self.condition)), *rest), None
+            return self._along_axes(x_t, level, self.parametrization)[0], None
         output: Tensor = self.network(*self.inputs(x_t, level), self.condition).to(x_t.dtype)
         if not self.learned_variance:
             return output, None
         y, v = output.chunk(2, dim=1)
         return y, (1 + v) / 2
 
+    def _along_axes(
+        self, x_t: Tensor, level: NoiseLevel, notation: Parametrization
+    ) -> tuple[Tensor, Callable[[Parametrization], Tensor]]:
+        _, c_noise = self._input_scales(x_t, level)
+        rest = self.terminal.whole(math.prod(x_t.shape[1:])), notation, x_t, level, self.blocks
+        return along_axes(lambda u: cast(Tensor, self.network(u, c_noise, self.condition)), *rest)
+
     def forward(self, x_t: Tensor, t: Time) -> Estimate:
         level = self.schedule.at(t, like=x_t)
+        if self.whitened:  # what the network says is x0 and ε alike, in no notation
+            x0, read = self._along_axes(x_t, level, X0)
+            return Estimate(x0, when_asked(partial(read, EPSILON), x_t), level)
         output, share = self._outputs(x_t, level)
         estimate = self.parametrization.split(output, x_t, level)
         return estimate if share is None else replace(estimate, variance_share=share)
@@ -306,40 +315,6 @@ class EnergyDenoiser(NetworkDenoiser):
                 u = u if u.requires_grad else u.detach().requires_grad_()
                 (y,) = torch.autograd.grad(self.potential(u, c_noise).sum(), u, create_graph=differentiable)
         return y.to(x_t.dtype), None
-
-
-class Bounded(Denoiser):
-    """A denoiser whose E[x0 given x_t] is kept in a box around the data, for samplers.
-
-    The true one is a mean of data and lies in any box that holds them. A network far from all it was trained on may be
-    wrong without limit, and a walk that it drives away never comes back; drawn towards a point of the box, it does.
-
-    Args:
-        denoiser: any.
-        low, high: the smallest and largest value of each number of a row, broadcasting over rows (*shape).
-        margin: by how much the box is larger on either side, as a share of its width, for data beyond those seen.
-    """
-
-    def __init__(self, denoiser: Denoiser, low: Tensor, high: Tensor, margin: float = 0.1) -> None:
-        super().__init__()
-        self.denoiser = denoiser
-        self.schedule, self.sigma_data, self.moments = denoiser.schedule, denoiser.sigma_data, denoiser.moments
-        self.low, self.high = low - margin * (high - low), high + margin * (high - low)
-
-    def forward(self, x_t: Tensor, t: Time) -> Estimate:
-        estimate: Estimate = self.denoiser(x_t, t)
-        x0 = estimate.x0.clamp(self.low.to(x_t), self.high.to(x_t))
-
-        def epsilon() -> Tensor:
-            return torch.where(x0 == estimate.x0, estimate.epsilon, X0.epsilon(x0, x_t, estimate.level))
-
-        return Estimate(x0, when_asked(epsilon, x_t), estimate.level, estimate.variance_share)
-
-    def given(self, condition: Tensor) -> Bounded:
-        return Bounded(self.denoiser.given(condition), self.low, self.high, margin=0)
-
-    def of_rows(self, places: Tensor) -> Bounded:
-        return Bounded(self.denoiser.of_rows(places), self.low, self.high, margin=0)
 
 
 class Rescheduled(Denoiser):

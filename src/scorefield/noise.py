@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,6 +44,11 @@ class NoiseLevel:
         """t, of a level that is one for all rows."""
         return float(self.t)
 
+    @property
+    def of_rows(self) -> bool:
+        """Whether each row has a level of its own."""
+        return self.t.ndim > 0
+
     def each(self) -> list[NoiseLevel]:
         """The levels of a grid, t (K,), one by one; they share what `once` makes of them."""
         return [_OneOf(self, place) for place in range(len(self.t))]
@@ -56,19 +62,11 @@ class NoiseLevel:
         return make(self)
 
     def tables(self, make: Callable[[NoiseLevel], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        """As `once`, of tensors with a row for each time of the level, which stay tensors.
-
-        Args:
-            make: (K, …) tensors from a level of K times.
-        """
+        """As `once`, of another function, whose tensors have a row for each time of the level and stay tensors."""
         return make(self)
 
     @cached_property
-    def _made(self) -> dict[Callable[[NoiseLevel], tuple[Tensor, ...]], list[tuple[float, ...]]]:
-        return {}
-
-    @cached_property
-    def _tabled(self) -> dict[Callable[[NoiseLevel], tuple[Tensor, ...]], list[tuple[Tensor, ...]]]:
+    def _made(self) -> dict[Callable[[NoiseLevel], tuple[Tensor, ...]], list[tuple[Any, ...]]]:
         return {}
 
     @cached_property
@@ -113,6 +111,7 @@ class NoiseLevel:
 class _OneOf(NoiseLevel):
     """A level of a grid. It makes tensors of its own when asked only: most steps need plain numbers."""
 
+    of_rows = False
     _whole: NoiseLevel
     _place: int
 
@@ -124,17 +123,24 @@ class _OneOf(NoiseLevel):
     sigma = cached_property(lambda self: self._whole.sigma[self._place])
     _slopes = cached_property(lambda self: tuple(slope[self._place] for slope in self._whole._slopes))
 
+    def __float__(self) -> float:
+        return float(self.once(_time)[0])
+
     def once(self, make: Callable[[NoiseLevel], tuple[Tensor, ...]]) -> tuple[Coefficient, ...]:
-        made = self._whole._made
-        if make not in made:
-            made[make] = list(zip(*(part.tolist() for part in make(self._whole)), strict=True))
-        return made[make][self._place]
+        return self._of_all(make, Tensor.tolist)
 
     def tables(self, make: Callable[[NoiseLevel], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        made = self._whole._tabled
+        return self._of_all(make, lambda table: table.split(1))
+
+    def _of_all(self, make: Callable[[NoiseLevel], tuple[Tensor, ...]], apart: Callable[[Tensor], Any]) -> Any:
+        made = self._whole._made
         if make not in made:
-            made[make] = list(zip(*(part.split(1) for part in make(self._whole)), strict=True))
+            made[make] = list(zip(*map(apart, make(self._whole)), strict=True))
         return made[make][self._place]
+
+
+def _time(level: NoiseLevel) -> tuple[Tensor]:
+    return (level.t,)
 
 
 # When: a time (), a time for each row (B,), or the level itself where it is known already.

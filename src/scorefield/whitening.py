@@ -32,7 +32,7 @@ def along_axes(
     x_t: Tensor,
     level: NoiseLevel,
     blocks: Blocks | None = None,
-) -> Tensor:
+) -> tuple[Tensor, Callable[[Parametrization], Tensor]]:
     """The output y of (2), or of numbers in a block that of their log-odds.
 
     Args:
@@ -44,23 +44,28 @@ def along_axes(
         blocks: the numbers that stand about vertices, if there are any.
 
     Returns:
-        (B, *shape) in x_t's type.
+        (B, *shape) in x_t's type, and what reads the same output in another notation.
     """
-    own, rows = moments.to(x_t), x_t.flatten(1)
-    shift, into, straight, gain, mean, from_clean, from_noisy = level.tables(
-        _Coefficients(own, notation, level.t.ndim > 0, x_t.dtype)
-    )
+    own, rows, each = moments.to(x_t), x_t.flatten(1), level.of_rows
+    shift, into, *factors = level.tables(_Coefficients(own, notation, each, x_t.dtype))
     # In full precision: what lies along a flat axis is a small difference of large numbers.
     with _full_precision(x_t):
         h = torch.addmm(shift, rows, own.axes)
         u = into * h
     f = network(u.reshape(x_t.shape)).to(x_t.dtype).flatten(1)
-    with _full_precision(x_t):
-        y = torch.addmm(mean, torch.addcmul(straight * h, gain, f), own.axes.T)
-        if blocks is None:
-            return y.reshape(x_t.shape)
-        clean = blocks.clean(f, rows, level)
-        return torch.where(blocks.inside(x_t), from_clean * clean + from_noisy * rows, y).reshape(x_t.shape)
+
+    def read(straight: Tensor, gain: Tensor, mean: Tensor, from_clean: Tensor, from_noisy: Tensor) -> Tensor:
+        with _full_precision(x_t):
+            y = torch.addmm(mean, torch.addcmul(straight * h, gain, f), own.axes.T)
+            if blocks is None:
+                return y.reshape(x_t.shape)
+            clean = from_clean * blocks.clean(f, rows, level) + from_noisy * rows
+            return torch.where(blocks.inside(x_t), clean, y).reshape(x_t.shape)
+
+    def in_other(other: Parametrization) -> Tensor:
+        return read(*level.tables(_Coefficients(own, other, each, x_t.dtype))[2:])
+
+    return read(*factors), in_other
 
 
 def _full_precision(like: Tensor) -> AbstractContextManager[object]:

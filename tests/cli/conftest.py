@@ -57,7 +57,7 @@ def unasked(monkeypatch: pytest.MonkeyPatch) -> None:
     def asked(*arguments: object) -> None:
         raise AssertionError("the network was called")
 
-    monkeypatch.setattr(NetworkDenoiser, "_outputs", asked)
+    monkeypatch.setattr(NetworkDenoiser, "_input_scales", asked)
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from scorefield.bounded import Bounded
 from scorefield.errors import SamplingError
 from scorefield.exact import Gaussian, GaussianMixture
-from scorefield.model import Bounded, Denoiser, NetworkDenoiser, reschedule
+from scorefield.model import Denoiser, NetworkDenoiser, reschedule
 from scorefield.noise import EDM, VE, VP, Cosine, Flow, Schedule
 from scorefield.ode import fixed_steps
 from scorefield.parametrization import X0, Estimate

@@ -278,8 +278,7 @@ def _places(schedule: Schedule, t: Time, s: Time) -> tuple[_Place, _Place]:
 
 
 def _place(schedule: Schedule, t: Time) -> _Place:
-    alpha, sigma, log_ratio = schedule.at(t).once(_in_numbers)
-    return _Place(float(alpha), float(sigma), float(log_ratio))
+    return _Place._make(map(float, schedule.at(t).once(_in_numbers)))
 
 
 def _in_numbers(level: NoiseLevel) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from scorefield.errors import SamplingError
 from scorefield.mixing import mix
 from scorefield.model import Denoiser
 from scorefield.noise import NoiseLevel, Time
-from scorefield.parametrization import VELOCITY, Estimate
+from scorefield.parametrization import VELOCITY
 from scorefield.randomness import Noise
 from scorefield.variational.step import Step, StepVariance, learned_or_small
 
 
 @dataclass(frozen=True)
 class Ancestral:
-    """x_s = α_s x̂0 + √(σ_s² − η²β̃) ε̂ + η√v z,   β̃ = (σ_s²/σ_t²)(σ_t² − (α_t/α_s)² σ_s²).
+    """x_s = α_s x̂0 + √(σ_s² − η²β̃) (x_t − α_t x̂0)/σ_t + η√v z,   β̃ = (σ_s²/σ_t²)(σ_t² − (α_t/α_s)² σ_s²).
 
     β̃ is the variance of DDPM's posterior of x_s given x_t and x0 (`variational.step`): η = 1 is DDPM (Ho et al. 2020,
-    Eq. 7, arXiv:2006.11239) and η = 0 is DDIM (Song et al. 2020, Eq. 12, arXiv:2010.02502). v is β̃ or, where a model
+    Eq. 7, arXiv:2006.11239) and η = 0 is DDIM (Song et al. 2020, Eq. 7, arXiv:2010.02502). v is β̃ or, where a model
     learned it, its own (Nichol & Dhariwal 2021, Eq. 15, arXiv:2102.09672); none is added in a step to clean data.
 
     Args:
@@ -37,17 +39,17 @@ class Ancestral:
             raise SamplingError(f"eta must lie in [0, 1], got {self.eta}")
 
     def __call__(self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: Any, noise: Noise) -> tuple[Tensor, Any]:
-        estimate, below = model(x, t), model.schedule.at(s)
-        if self.eta == 0:
-            alpha, sigma = below.once(_signal_and_noise)
-            return mix(float(alpha), estimate.x0, float(sigma), estimate.epsilon), None
-        step = Step(model.schedule.at(t), below)
-        kept = (below.sigma**2 - self.eta**2 * step.posterior_variance).clamp(min=0).sqrt()
-        x = mix(float(below.alpha), estimate.x0, float(kept), estimate.epsilon)
-        if below.sigma > 0:
+        now, below = model.schedule.at(t), model.schedule.at(s)
+        estimate = model(x, now)
+        alpha_t, sigma_t, alpha_s, kept = (*_signal_and_noise(now), *_signal_and_noise(below))
+        if self.eta:
+            step = Step(now, below)
+            kept = math.sqrt(max(kept**2 - self.eta**2 * float(step.posterior_variance), 0.0))
+        x_s = mix(alpha_s - kept * alpha_t / sigma_t, estimate.x0, kept / sigma_t, x)
+        if self.eta and below.sigma > 0:
             deviation = self.eta * step.variance(self.variance(estimate)).sqrt()
-            x = x + deviation.to(x) * noise.like(x)
-        return x, None
+            x_s = x_s + deviation.to(x) * noise.like(x)
+        return x_s, None
 
 
 @dataclass(frozen=True)
@@ -55,25 +57,35 @@ class Euler:
     """x_s = x + (s − t) dx/dt: Euler's method on the probability flow (Song et al. 2021, Eq. 13, arXiv:2011.13456)."""
 
     def __call__(self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: Any, noise: Noise) -> tuple[Tensor, Any]:
-        return _along(x, model(x, t), float(s) - float(t)), None
+        return _along(model, x, t, float(s) - float(t)), None
 
 
 @dataclass(frozen=True)
 class Heun:
-    """x_s = x + (s − t)(d + d′)/2, d at x and d′ at Euler's x_s (Karras et al. 2022, Algorithm 1, arXiv:2206.00364)."""
+    """x_s = x + (s − t)(d + d′)/2, d at x and d′ at Euler's x_s (Karras et al. 2022, Algorithm 1, arXiv:2206.00364).
+
+    As the mean of x and of two of Euler's steps, both of s − t, the second from x_s at s.
+    """
 
     def __call__(self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: Any, noise: Noise) -> tuple[Tensor, Any]:
         h = float(s) - float(t)
-        here = model(x, t)
-        there = model(_along(x, here, h), s)
-        return _along(_along(x, here, h / 2), there, h / 2), None
+        return torch.lerp(x, _along(model, _along(model, x, t, h), s, h), 0.5), None
 
 
-def _signal_and_noise(level: NoiseLevel) -> tuple[Tensor, Tensor]:
+def _along(model: Denoiser, x: Tensor, t: Time, h: float) -> Tensor:
+    """x + h dx/dt at t, with dx/dt = α′ x̂0 + σ′ (x − α x̂0)/σ."""
+    level = model.schedule.at(t)
+    alpha, sigma = _signal_and_noise(level)
+    d_alpha, d_sigma = map(float, level.once(VELOCITY.row))
+    rate = h * d_sigma / sigma
+    return mix(h * d_alpha - rate * alpha, model(x, level).x0, 1 + rate, x)
+
+
+def _signal_and_noise(level: NoiseLevel) -> tuple[float, float]:
+    """α and σ as plain numbers."""
+    alpha, sigma = level.once(_alpha_and_sigma)
+    return float(alpha), float(sigma)
+
+
+def _alpha_and_sigma(level: NoiseLevel) -> tuple[Tensor, Tensor]:
     return level.alpha, level.sigma
-
-
-def _along(x: Tensor, estimate: Estimate, h: float) -> Tensor:
-    """x + h dx/dt, dx/dt = α′ x̂0 + σ′ ε̂, without a tensor for dx/dt."""
-    d_alpha, d_sigma = map(float, estimate.level.once(VELOCITY.row))
-    return x.add(estimate.x0, alpha=h * d_alpha).add_(estimate.epsilon, alpha=h * d_sigma)
