@@ -51,8 +51,8 @@ class Bundle(Parts):
         Args:
             rows: how many; row i is the same however many are drawn.
             seed: of all randomness.
-            given: values by name. Of conditions: the others are drawn as they occurred with these in training. Of
-                columns of a table that are no conditions: a value, a range or a choice (`codecs.between`); rows are
+            given: by name a value, a range or a choice (`codecs.between`). Of conditions: those that are left open are
+                drawn as they occurred with these in training. Of columns of a table that are no conditions: rows are
                 then drawn by a particle filter.
             sampler, steps, tolerance: as in `sampler_for`, where no column is given but conditions.
             how: the particles and levels of the filter.
@@ -72,11 +72,13 @@ class Bundle(Parts):
         given, wished = self._split(given or {})
         conditions = self._conditions(range(rows), given, seed)
         if wished is not None:
-            still = [name for name in self.features.condition_names if name not in given]
+            open_ones = Between | Among
+            still = [n for n in self.features.condition_names if n not in given or isinstance(given[n], open_ones)]
             if still:
                 # They would be drawn as they occur in all rows, and not in those that are asked for.
                 raise OptionError(
-                    f"--given: the model is conditioned on {still}, which must be given too where other columns are"
+                    f"--given: the model is conditioned on {still}, which must be given a value where other columns "
+                    "are given"
                 )
             if (sampler, steps, tolerance, on_step) != (None, None, None, None):
                 raise OptionError("rows with columns given are drawn by a particle filter, not by a sampler of a name")
@@ -298,15 +300,10 @@ class Bundle(Parts):
         """What is given of conditions, and of other columns, None where that is nothing.
 
         Raises:
-            OptionError: for a range of a condition, and columns that are not there.
+            OptionError: for columns that are not there.
         """
         codec, names = self.features.codec, self.features.condition_names
         own = {name: None if wish == "" else wish for name, wish in given.items() if name in names}
-        for name, wish in own.items():
-            if isinstance(wish, Between | Among):
-                raise OptionError(
-                    f"--given {name}: the model was fitted for one value of it at a time, not for a range"
-                )
         others = {name: wish for name, wish in given.items() if name not in names}
         if not others or not isinstance(codec, TableCodec):
             return {**own, **others}, None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from scorefield.codecs.between import Among, Between
+from scorefield.codecs.between import Among, Between, allowed, in_numbers, whole
 from scorefield.codecs.category import Category
 from scorefield.codecs.cells import Cells
 from scorefield.codecs.column import Column
@@ -72,9 +71,7 @@ def given_row(codec: TableCodec, given: Mapping[str, Any], conditions: Sequence[
     values: dict[str, Any] = {}
     for column in codec.columns:
         wish, kind = given.get(column.name, _ANY), codec.type_of(column)
-        if isinstance(wish, Among) and isinstance(column.values, Category):
-            whole = "|".join(str(value) for value in wish.values)
-            wish = whole if not wish.other and whole in column.values.values else wish
+        wish = whole(wish, column.values.values) if isinstance(column.values, Category) else wish
         if isinstance(wish, Among):
             wish = replace(wish, values=tuple(_value(value, kind, column.name) for value in wish.values))
         elif wish is not _ANY and not isinstance(wish, Between):
@@ -146,14 +143,12 @@ def _constraint(column: Column, wish: Between | Among, places: Tensor) -> Constr
     if wish == Among((), other=True):
         return None  # whatever is there
     if isinstance(values, Category):
-        allowed = torch.tensor(_allowed(values, wish))
-        if not bool(allowed.any()):
-            raise OptionError(f"--given {name}: none of its values is meant, known are {values.listed}")
-        return None if bool(allowed.all()) else Vertices(places, values.vertices.points, allowed)
+        meant_names = torch.tensor(allowed(wish, values.values, name, values.listed))
+        return None if bool(meant_names.all()) else Vertices(places, values.vertices.points, meant_names)
     if isinstance(wish, Among) or not isinstance(values, Number | Ordered):
         raise OptionError(f"--given {name}: {column.describe()} can be given a value{_RANGES.get(values.kind, '')}")
     number = values.ranks if isinstance(values, Ordered) else values
-    meant = _ranked(values, wish) if isinstance(values, Ordered) else _numbers(wish, name)
+    meant = _ranked(values, wish) if isinstance(values, Ordered) else in_numbers(wish, name)
     low, high = number.between(meant)
     spikes = torch.tensor([meant.holds(spike) for spike in number.spikes], dtype=torch.bool)
     if low >= high and not bool(spikes.any()):
@@ -166,33 +161,6 @@ def _constraint(column: Column, wish: Between | Among, places: Tensor) -> Constr
 
 
 _RANGES = {Number.kind: " or a range", Ordered.kind: " or a range"}
-
-
-def _allowed(values: Category, wish: Between | Among) -> list[bool]:
-    """Which of the names are meant."""
-    if isinstance(wish, Among):
-        for value in wish.values:
-            if value not in values.values:
-                raise OptionError(
-                    f"--given {values.name}: was never {value!r} in training, known are {values.listed}"
-                    f"{suggestion(str(value), [str(known) for known in values.values])}"
-                )
-        return [(value in wish.values) != wish.other for value in values.values]
-    if any(isinstance(value, str) for value in values.values):
-        raise OptionError(f"--given {values.name}: its values are names without an order, known are {values.listed}")
-    meant = _numbers(wish, values.name)
-    return [meant.holds(float(value)) for value in values.values]
-
-
-def _numbers(wish: Between, name: str) -> Between:
-    """The ends as numbers."""
-    try:
-        ends = [None if end is None else float(end) for end in (wish.low, wish.high)]
-    except (TypeError, ValueError) as error:
-        raise OptionError(f"--given {name}: a range of numbers has numbers as its ends: {error}") from error
-    if any(end is not None and math.isnan(end) for end in ends):
-        raise OptionError(f"--given {name}: a range has no end that is not a number")
-    return Between(ends[0], ends[1], wish.above, wish.below)
 
 
 def _ranked(values: Ordered, wish: Between) -> Between:

@@ -249,7 +249,7 @@ REFUSED = {
     "given no range": ("sample people --out a.csv --given count>99", "no value is meant, there were 0 to"),
     "given and a sampler": ("sample people --out a.csv --given count=3 --sampler heun", "not by a sampler of a name"),
     "given and levels": ("sample people --out a.csv --given count=3 --trajectory w.npz", "not by a sampler of a name"),
-    "a range of a condition": ("sample numbers --out a.csv --given kind>1", "not for a range"),
+    "a range of a condition": ("sample numbers --out a.csv --given kind>9", "none of its values is meant, known are"),
 }
 
 

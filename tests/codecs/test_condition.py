@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from scorefield.codecs import condition
+from scorefield.codecs.between import Among, Between
 from scorefield.codecs.condition import ConditionCodec, ConditionColumn
 from scorefield.errors import DataError, OptionError
 
@@ -111,6 +112,63 @@ def test_what_is_given_holds_and_the_rest_agrees_with_it() -> None:
     assert set(both["month"].tolist()) == {1}
     assert set(both["heat"].tolist()) == {4.5}
     assert set(both["kind"]) == {"rain", "snow"}
+
+
+def test_law_ranges_and_choices_draw_what_occurred_within_them() -> None:
+    codec = ConditionCodec.fit(weather())
+    drawn = codec.decode(codec.draw(range(3000), {"heat": Between(low="9", above=True), "month": Among(("2",))}, 0))
+    assert drawn["heat"].min() > 9
+    assert set(drawn["month"].tolist()) == {2}
+    # H₀: the kinds are as often as among training rows within; 4 standard errors, 6e-5. Caught: drawn from all rows.
+    kind, month, heat = weather().values()
+    sunny = (kind == "sun")[(month == 2) & (heat > 9)].mean()
+    assert abs((drawn["kind"] == "sun").mean() - sunny) < 4 * (sunny * (1 - sunny) / 3000) ** 0.5 + 1e-9
+    assert abs((kind == "sun").mean() - sunny) > 0.5
+    # A value beside a range is taken where both hold, and others are drawn from what occurred with both.
+    drawn = codec.decode(codec.draw(range(500), {"heat": Between(high=2.0), "kind": "rain"}, 0))
+    assert drawn["heat"].max() <= 2
+    assert set(drawn["kind"]) == {"rain"}
+    assert set(drawn["month"].tolist()) == {1, 2}
+    others = codec.decode(codec.draw(range(500), {"kind": Among(("rain", "sun"), other=True)}, 0))
+    assert set(others["kind"]) == {"snow"}
+    numbers = codec.decode(codec.draw(range(500), {"month": Between(low=2)}, 0))
+    assert set(numbers["month"].tolist()) == {2}
+
+
+def test_names_with_bars_and_values_that_are_not_missing_are_meant() -> None:
+    kind = np.array(["a|b", "a", "b", "c"] * 50, dtype=object)
+    mark = np.ma.MaskedArray(np.arange(200) % 3, np.arange(200) % 5 == 0)
+    codec = ConditionCodec.fit({"kind": kind, "mark": mark})
+    assert set(codec.decode(codec.draw(range(50), {"kind": Among(("a", "b"))}, 0))["kind"]) == {"a|b"}
+    assert set(codec.decode(codec.draw(range(50), {"kind": Among(("a", "c"))}, 0))["kind"]) == {"a", "c"}
+    drawn = codec.decode(codec.draw(range(200), {"mark": Among((), other=True)}, 0))["mark"]
+    assert not np.ma.getmaskarray(drawn).any()
+    assert np.ma.getmaskarray(codec.decode(codec.draw(range(200), {}, 0))["mark"]).any()
+    above = codec.decode(codec.draw(range(200), {"mark": Between(low=1)}, 0))["mark"]
+    assert not np.ma.getmaskarray(above).any()
+    assert set(above.tolist()) == {1, 2}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"heat": Between(low=99)}, "heat: none of the 1000 training rows kept lies in the range, there were -"),
+        ({"heat": Between(low="warm")}, "heat: a range of numbers has numbers as its ends"),
+        ({"heat": Among((1.0, 2.0))}, "heat: it is a number, and can be given a value or a range"),
+        ({"kind": Between(low="rain")}, "kind: its values are names without an order, known are rain, snow, sun"),
+        ({"kind": Among(("rian",))}, "kind: was never 'rian' in training, known are rain, snow, sun, did you mean"),
+        ({"kind": Among(("rain", "snow", "sun"), other=True)}, "kind: none of its values is meant"),
+        ({"month": Between(low=3)}, "month: none of its values is meant, known are 1, 2"),
+        ({"kind": Among(("snow", "sun")), "heat": Between(5, 5.05)}, None),
+        ({"kind": Among(("snow",)), "month": Between(low=2)}, "none of the 1000 training rows kept lies in all ranges"),
+    ],
+)
+def test_ranges_that_hold_nothing_are_refused(given: dict[str, Any], message: str | None) -> None:
+    codec = ConditionCodec.fit({name: values[:1000] for name, values in weather().items()})
+    if message is None:
+        message = "none of the 1000 training rows kept lies in"
+    with pytest.raises(OptionError, match=message):
+        codec.draw(range(3), given, 0)
 
 
 def test_a_combination_that_never_occurred_is_drawn_when_asked_for() -> None:

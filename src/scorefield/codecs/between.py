@@ -1,12 +1,14 @@
-"""Ranges of values: what a cell may be where it is not known exactly."""
+"""Ranges and choices of values: what a cell may be where it is not known exactly."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from scorefield.data.schema import suggestion
 from scorefield.errors import OptionError
 
 _FORM = re.compile(r"^\s*(?P<name>.+?)\s*(?P<sign><=|>=|!=|=|<|>)\s*(?P<value>.*?)\s*$", re.DOTALL)
@@ -57,6 +59,62 @@ class Among:
 
     values: tuple[Any, ...]
     other: bool = False
+
+
+def in_numbers(wish: Between, name: str) -> Between:
+    """The ends as numbers.
+
+    Args:
+        wish: its ends may be text.
+        name: of the column, for messages.
+
+    Raises:
+        OptionError: for ends that are no numbers.
+    """
+    try:
+        ends = [None if end is None else float(end) for end in (wish.low, wish.high)]
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"--given {name}: a range of numbers has numbers as its ends: {error}") from error
+    if any(end is not None and math.isnan(end) for end in ends):
+        raise OptionError(f"--given {name}: a range has no end that is not a number")
+    return Between(ends[0], ends[1], wish.above, wish.below)
+
+
+def whole(wish: Any, names: Sequence[Any]) -> Any:
+    """A choice A|B as the name "A|B" where there is one; all else as it is."""
+    if not isinstance(wish, Among) or wish.other or len(wish.values) < 2:
+        return wish
+    text = "|".join(str(value) for value in wish.values)
+    return text if text in names else wish
+
+
+def allowed(wish: Between | Among, names: Sequence[Any], column: str, listed: str) -> list[bool]:
+    """Which of a column's names are meant.
+
+    Args:
+        wish: a choice of names, or a range where these are numbers.
+        names: all that there are.
+        column: its name, and `listed`, the names in words, for messages.
+
+    Raises:
+        OptionError: for a name that is none of them, a range where they have no order, and where none is meant.
+    """
+    if isinstance(wish, Among):
+        for value in wish.values:
+            if value not in names:
+                raise OptionError(
+                    f"--given {column}: was never {value!r} in training, known are {listed}"
+                    f"{suggestion(str(value), [str(name) for name in names])}"
+                )
+        meant = [(name in wish.values) != wish.other for name in names]
+    elif any(isinstance(name, str) for name in names):
+        raise OptionError(f"--given {column}: its values are names without an order, known are {listed}")
+    else:
+        ends = in_numbers(wish, column)
+        meant = [ends.holds(float(name)) for name in names]
+    if not any(meant):
+        raise OptionError(f"--given {column}: none of its values is meant, known are {listed}")
+    return meant
 
 
 def wishes(texts: list[str]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from scorefield.codecs.vertices import BLUR, Vertices
 if TYPE_CHECKING:
     import pyarrow as pa
 
-MOST_SIMPLEX = 128  # names beyond which they are corners of a cube: nearer to their law, but the time grows with them
+MOST_SIMPLEX = 128  # names; beyond, corners of a cube take less time and lose some of what a name goes with
 _LISTED = 12  # names in a description
 
 Value = str | bool | int | float

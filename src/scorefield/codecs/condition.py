@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scorefield.codecs.between import Among, Between, allowed, in_numbers, whole
 from scorefield.codecs.grids import WHOLE, Grid, grid_of
 from scorefield.data.schema import suggestion
 from scorefield.errors import DataError, OptionError
@@ -114,12 +115,45 @@ class ConditionColumn:
         codes = {str(category): code for code, category in enumerate(self.categories)}
         unknown = sorted({str(value) for value in values} - codes.keys())
         if unknown:
-            known = list(codes)
-            shown = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
-            hint = suggestion(unknown[0], known)
-            raise OptionError(f"condition {self.name!r} was never {unknown[0]!r} in training, known are: {shown}{hint}")
+            raise OptionError(
+                f"condition {self.name!r} was never {unknown[0]!r} in training, known are: {self.listed}"
+                f"{suggestion(unknown[0], list(codes))}"
+            )
         index = torch.tensor([codes[str(value)] for value in values], dtype=torch.long)
         return torch.nn.functional.one_hot(index, len(self.categories)).float()
+
+    @property
+    def listed(self) -> str:
+        """Its categories in words, the first twenty."""
+        known = [str(category) for category in self.categories or ()]
+        return ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
+
+    def meant(self, wish: Between | Among, features: Tensor) -> Tensor:
+        """Which of some encoded values (m, features) a range or a choice holds, (m,) bool; missing ones never.
+
+        Raises:
+            OptionError: for names that were not seen, a range of names, a choice of numbers, and where none is left.
+        """
+        there = features[:, -1] < 0.5 if self.gaps else torch.ones(len(features), dtype=torch.bool)
+        if wish == Among((), other=True):
+            return there
+        if self.categories is not None:
+            names = {str(category): category for category in self.categories}
+            if isinstance(wish, Among):  # compared as text, as when encoding
+                wish = Among(tuple(names.get(str(value), value) for value in wish.values), wish.other)
+            chosen = torch.tensor(allowed(wish, self.categories, self.name, self.listed))
+            return there & chosen[features[:, : len(chosen)].argmax(1)]
+        if isinstance(wish, Among):
+            raise OptionError(f"--given {self.name}: it is a number, and can be given a value or a range")
+        ends, values = in_numbers(wish, self.name), np.ma.getdata(self.decode(features))
+        found = there & torch.tensor([ends.holds(float(value)) for value in values])
+        if not bool(found.any()):
+            seen = values[there.numpy()]
+            raise OptionError(
+                f"--given {self.name}: none of the {len(values)} training rows kept lies in the range, there were "
+                f"{seen.min():g} to {seen.max():g}"
+            )
+        return found
 
     def unusable(self, values: Sequence[Any] | np.ndarray) -> dict[int, str]:
         """Why values (n,), None where they are missing, cannot be encoded, by row from 0."""
@@ -222,63 +256,75 @@ class ConditionCodec:
     def draw(self, rows: range, given: Mapping[str, Any], seed: int) -> Tensor:
         """A condition for each row: what is given, and the rest from training rows that agree with it, (n, k).
 
-        Rows agree that have the given categories and, among these, the numbers nearest to the given ones. Where no row
-        has all given categories, which a warning says, the rest is drawn from all rows.
+        Rows agree that lie in the given ranges and choices, have the given categories and, among these, the numbers
+        nearest to the given ones. Where no row has all given categories, which a warning says, the rest is drawn from
+        all rows within the ranges.
 
         Args:
             rows: which rows of the request.
-            given: values by column name, None for a missing one.
+            given: by column name a value, None for a missing one, `Between` or `Among`.
             seed: of the draw.
 
         Raises:
-            OptionError: for an unknown name or an unseen category.
+            OptionError: for an unknown name or an unseen category, and ranges that hold no row.
         """
         names = [column.name for column in self.columns]
         for name in given:
             if name not in names:
                 raise OptionError(f"the model is not conditioned on {name!r}, only on {names}")
         fixed: dict[int, Tensor] = {}
-        agree, distance = torch.ones(len(self.seen), dtype=torch.bool), torch.zeros(len(self.seen))
+        within, agree = (torch.ones(len(self.seen), dtype=torch.bool) for _ in range(2))
+        distance = torch.zeros(len(self.seen))
         position = 0
         for column in self.columns:
             if column.name in given:
-                fixed[position] = value = column.encode([given[column.name]])
+                wish = whole(given[column.name], column.categories or ())
                 part = self.seen[:, position : position + column.features]
+                if isinstance(wish, Between | Among):
+                    within &= column.meant(wish, part)
+                    position += column.features
+                    continue
+                fixed[position] = value = column.encode([wish])
                 if column.categories is None:
                     distance += (part - value)[:, 0].square()
                     agree &= (part == value)[:, 1:].all(1)  # of the flag, where there is one
                 else:
                     agree &= (part == value).all(1)
             position += column.features
-        allowed = self._agreeing(agree, given)
-        near = distance[allowed]
+        if not bool(within.any()):
+            raise OptionError(f"--given: none of the {len(self.seen)} training rows kept lies in all ranges given")
+        places = self._agreeing(agree & within, within, given)
+        near = distance[places]
         if bool(near.any()):
             count = min(len(near), max(_RARE_ROWS, round(_NEAREST * len(near))))
-            allowed = allowed[near <= near.kthvalue(count).values]
+            places = places[near <= near.kthvalue(count).values]
         u = Stream(seed, "conditions").uniform(rows)
-        drawn = self.seen[allowed[(u * len(allowed)).long().clamp(max=len(allowed) - 1)]]
+        drawn = self.seen[places[(u * len(places)).long().clamp(max=len(places) - 1)]]
         for start, value in fixed.items():
             drawn[:, start : start + value.shape[1]] = value
         return drawn
 
-    def _agreeing(self, agree: Tensor, given: Mapping[str, Any]) -> Tensor:
-        """The places of the rows that agree: random ones where enough, all where not, or with a warning any."""
-        common = agree[: self.random].nonzero()[:, 0]
-        every = agree.nonzero()[:, 0]
-        if len(every):
-            return common if len(common) >= _RARE_ROWS else every
+    def _agreeing(self, agree: Tensor, within: Tensor, given: Mapping[str, Any]) -> Tensor:
+        """The places of the rows that agree, or with a warning all within: random ones where these are enough."""
+        if bool(agree.any()):
+            return self._random_or_all(agree)
         named = {column.name for column in self.columns if column.categories is not None}
         together = ", ".join(
             f"{name}={'' if value is None else value}"
             for name, value in given.items()
-            if name in named or value is None
+            if (name in named and not isinstance(value, Between | Among)) or value is None
         )
         warnings.warn(
             f"{together} do not occur together in the {len(self.seen)} training rows kept: samples are a guess, "
             "and other conditions are drawn from all rows",
             stacklevel=3,
         )
-        return torch.arange(self.random)
+        return self._random_or_all(within)
+
+    def _random_or_all(self, chosen: Tensor) -> Tensor:
+        """The places of the chosen rows: of the random part where it has enough of them."""
+        common = chosen[: self.random].nonzero()[:, 0]
+        return common if len(common) >= _RARE_ROWS else chosen.nonzero()[:, 0]
 
     def decode(self, features: Tensor) -> dict[str, np.ndarray]:
         """(n, k) back to columns by name, each (n,)."""
