@@ -155,6 +155,14 @@ def test_columns_and_conditions_of_a_trained_model_together(people: pa.Table) ->
         rows(bundle, "stars=9", "age>40")
 
 
+def test_a_part_of_a_whole_number_is_no_value_of_a_column_of_integers(people: pa.Table) -> None:
+    codec = TableCodec.fit(Table(people.select(["stars", "age", "weight"])))
+    for wish in (2.5, "2.5"):
+        with pytest.raises(OptionError, match=r"--given age=2\.5: the column holds int"):
+            given_row(codec, {"age": wish})
+    assert given_row(codec, {"age": 40.0}).values == {"age": 40}
+
+
 # -- encoded ----------------------------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ from scorefield.codecs.cells import Cells
 from scorefield.codecs.table import TableCodec
 from scorefield.codecs.taken import Constant
 from scorefield.codecs.vertices import REACH
+from scorefield.data.clock import of_texts
 from scorefield.data.kinds import Data, Table
 from scorefield.drawing import Count, OnProgress, Progress
 from scorefield.errors import DataError, OptionError
@@ -200,7 +201,7 @@ def _put_in(data: Table, codec: TableCodec, draws: int, filled: Table, places: n
             columns[name] = pc.if_else(column.is_null(), own, column.cast(kind))
         elif name in constants and column.null_count and constants[name].value is not None:
             kind = codec.type_of(constants[name])
-            columns[name] = pc.fill_null(column.cast(kind), pa.scalar(constants[name].value).cast(kind))
+            columns[name] = pc.fill_null(column.cast(kind), of_texts(pa.array([constants[name].value]), kind)[0])
         else:
             columns[name] = column
     return pa.table(columns)

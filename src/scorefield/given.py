@@ -12,12 +12,14 @@ from torch import Tensor
 from scorefield.codecs.between import Among, Between, allowed, in_numbers, whole
 from scorefield.codecs.category import Category
 from scorefield.codecs.cells import Cells
+from scorefield.codecs.clock import Clock
 from scorefield.codecs.column import Column
 from scorefield.codecs.number import Number
 from scorefield.codecs.ordered import Ordered
 from scorefield.codecs.support import Support
 from scorefield.codecs.table import TableCodec
 from scorefield.codecs.taken import Constant, LeftOut
+from scorefield.data.clock import of_texts
 from scorefield.data.kinds import Table
 from scorefield.data.schema import suggestion
 from scorefield.errors import OptionError
@@ -132,7 +134,7 @@ def _value(wish: Any, kind: pa.DataType, name: str) -> Any:
     import pyarrow as pa
 
     try:
-        return pa.scalar(wish).cast(kind).as_py() if isinstance(wish, str) else pa.scalar(wish, kind).as_py()
+        return (of_texts(pa.array([wish]), kind)[0] if isinstance(wish, str) else pa.scalar(wish).cast(kind)).as_py()
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise OptionError(f"--given {name}={wish}: the column holds {kind}: {error}") from error
 
@@ -145,22 +147,35 @@ def _constraint(column: Column, wish: Between | Among, places: Tensor) -> Constr
     if isinstance(values, Category):
         meant_names = torch.tensor(allowed(wish, values.values, name, values.listed))
         return None if bool(meant_names.all()) else Vertices(places, values.vertices.points, meant_names)
-    if isinstance(wish, Among) or not isinstance(values, Number | Ordered):
+    if isinstance(wish, Among) or not isinstance(values, Number | Ordered | Clock):
         raise OptionError(f"--given {name}: {column.describe()} can be given a value{_RANGES.get(values.kind, '')}")
-    number = values.ranks if isinstance(values, Ordered) else values
-    meant = _ranked(values, wish) if isinstance(values, Ordered) else in_numbers(wish, name)
+    number, meant = _as_numbers(values, wish, name)
     low, high = number.between(meant)
     spikes = torch.tensor([meant.holds(spike) for spike in number.spikes], dtype=torch.bool)
     if low >= high and not bool(spikes.any()):
         seen = (number.value.low, number.value.high, *number.spikes)
-        spanned = values.describe() if isinstance(values, Ordered) else f"{min(seen):g} to {max(seen):g}"
+        spanned = f"{min(seen):g} to {max(seen):g}" if isinstance(values, Number) else values.describe()
         raise OptionError(f"--given {name}: no value is meant, there were {spanned} in training")
     if not number.spikes:
         return Interval(places, torch.tensor([low]), torch.tensor([high]))
     return IntervalOrVertices(places, number.vertices.points, spikes, low, high)
 
 
-_RANGES = {Number.kind: " or a range", Ordered.kind: " or a range"}
+_RANGES = {kind.kind: " or a range" for kind in (Number, Ordered, Clock)}
+
+
+def _as_numbers(values: Number | Ordered | Clock, wish: Between, name: str) -> tuple[Number, Between]:
+    """The numbers that a column is encoded by, and a range in them."""
+    import pyarrow as pa
+
+    if isinstance(values, Ordered):
+        return values.ranks, _ranked(values, wish)
+    if isinstance(values, Number):
+        return values, in_numbers(wish, name)
+    try:
+        return values.number, values.in_ticks(wish)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise OptionError(f"--given {name}: {error}") from error
 
 
 def _ranked(values: Ordered, wish: Between) -> Between:

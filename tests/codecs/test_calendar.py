@@ -138,3 +138,13 @@ def test_law_the_weight_of_a_time_is_the_slope_of_its_parts() -> None:
     (slopes,) = torch.autograd.grad(x.sum(), u)
     assert codec.shape == (2,)
     torch.testing.assert_close(jacobian, slopes.log().sum(1), rtol=1e-9, atol=1e-9)
+
+
+def test_times_written_in_minutes_are_drawn_in_minutes() -> None:
+    minutes = np.random.default_rng(0).integers(0, 10**6, 300)
+    data = column((60 * minutes).tolist(), pa.timestamp("s"))
+    codec = comes_back(data)
+    drawn = codec.decode(torch.randn(200, *codec.shape, generator=torch.Generator().manual_seed(0)))
+    seconds = np.array(drawn.columns["c"].cast(pa.int64()).to_pylist())
+    assert (seconds % 60 == 0).all()
+    assert len(np.unique(seconds)) > 150

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from scorefield.codecs import grids
-from scorefield.codecs.grids import Grid, grid_of
+from scorefield.codecs.grids import WHOLE, Grid, grid_of, grid_of_integers
 
 
 def drawn(mean: float, std: float, dtype: str = "float64", rows: int = 5000, seed: int = 0) -> np.ndarray:
@@ -103,6 +103,19 @@ def test_whole_numbers_as_floats_are_seen(dtype: str) -> None:
 @pytest.mark.parametrize("dtype", ["int64", "uint8", "bool"])
 def test_integers_keep_the_step_one_whatever_they_are_multiples_of(dtype: str) -> None:
     assert step_of((10 * np.arange(20)).astype(dtype)) == 1
+
+
+def test_the_step_of_whole_numbers_is_found_where_it_is_no_coincidence() -> None:
+    random = np.random.default_rng(0)
+    hundreds = 100 * random.integers(5, 900, 200) + 50
+    assert grid_of_integers(hundreds) == Grid(100.0, 50.0, 0)
+    assert grid_of_integers(-hundreds) == Grid(100.0, 50.0, 0)
+    assert grid_of_integers(np.append(hundreds, 51)) == WHOLE
+    assert grid_of_integers(hundreds[:5]) == WHOLE  # five numbers may all be hundreds by chance
+    assert grid_of_integers(np.repeat([1, 3, 5], 20)) == Grid(2.0, 1.0, 0)  # three that come again and again are all
+    assert grid_of_integers(np.array([7, 7], dtype=np.uint8)) == WHOLE
+    # H₀: numbers of any kind are hardly ever all even. Caught: a step that one pair of differences shows.
+    assert all(grid_of_integers(random.integers(0, 1000, rows)) == WHOLE for rows in range(2, 40) for _ in range(20))
 
 
 def test_few_values_are_not_enough_where_coincidence_is_likely() -> None:

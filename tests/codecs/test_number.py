@@ -135,6 +135,28 @@ def test_oracle_probabilities_of_a_spiky_integer_add_up_to_one() -> None:
     assert error < 0.02
 
 
+def test_oracle_probabilities_of_multiples_add_up_to_one() -> None:
+    """As above, of a normal and of integers that are all 3 more than a multiple of seven.
+
+    Four standard errors; caught: bins of width one, which hold a seventh.
+    """
+    values = 3 + 7 * np.round(np.random.default_rng(0).normal(0, 40, 900)).astype(int)
+    codec = fitted(column(values.tolist()))
+    means, errors = zip(
+        *(
+            mean_and_error(codec, value, lambda x: normal(x[:, 0], 0), pa.int64())
+            for value in range(int(values.min()) - 70, int(values.max()) + 71, 7)
+        ),
+        strict=True,
+    )
+    width = float(codec.numbers.log_width.exp())
+    assert width == pytest.approx(7)
+    assert bool(codec.numbers.integer.all())
+    assert abs(7 * sum(means) - 1) < 4 * 7 * sum(errors) + 1e-3
+    drawn = codec.decode(torch.linspace(-4, 4, 700).reshape(-1, 1)).columns["c"].to_numpy()
+    assert (drawn % 7 == 3).all()
+
+
 def test_oracle_a_missing_cell_has_the_probability_of_its_flag_and_others_their_density() -> None:
     values = np.random.default_rng(0).normal(50, 4, 400)
     data = column([None if row % 4 == 0 else value for row, value in enumerate(values.tolist())])

@@ -7,6 +7,7 @@ import gzip
 import io
 import re
 import tracemalloc
+from datetime import time
 from pathlib import Path
 from typing import Any
 
@@ -119,11 +120,22 @@ def test_types_are_those_of_the_whole_column(file: Path) -> None:
     assert found.first_line == 2
 
 
+@pytest.mark.parametrize("cells", [["12:30", "08:00", ""], ["12:30:00", "08:00:07", "NA"]])
+def test_times_of_day_in_one_form_are_read_as_such_and_written_so(tmp_path: Path, cells: list[str]) -> None:
+    found = table(tmp_path / "data.csv", "k,n\n" + "".join(f"{cell},{place}\n" for place, cell in enumerate(cells)))
+    assert found.columns.schema.field("k").type == pa.time32("s")
+    assert found.columns["k"].to_pylist()[:2] == [time.fromisoformat(cell) for cell in cells[:2]]
+    assert found.columns["k"].null_count == 1
+    assert found.notes == ()
+    write(found, tmp_path / "again.csv")
+    assert (tmp_path / "again.csv").read_text().splitlines()[1:3] == [f"{cells[0]},0", f"{cells[1]},1"]
+
+
 @pytest.mark.parametrize(
     ("cells", "why"),
     [
         (["007", "012"], "leading zeros"),
-        (["12:30", "08:00"], "times of day"),
+        (["12:30", "08:00:05"], "times of day in several forms"),
         (["18446744073709551617", "5"], "beyond 64 bits"),
     ],
 )

@@ -23,6 +23,7 @@ KINDS = {
     "b": (pa.bool_(), st.booleans()),
     "s": (pa.string(), WORDS),
     "d": (pa.date32(), st.dates(date(1000, 1, 1))),
+    "c": (pa.time32("s"), st.times().map(lambda t: t.replace(microsecond=0))),
     "t": (
         pa.timestamp("s"),
         st.datetimes(datetime(1700, 1, 1), datetime(2200, 1, 1)).map(lambda t: t.replace(microsecond=0)),

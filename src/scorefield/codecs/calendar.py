@@ -18,12 +18,11 @@ from scorefield.blocks import Block
 from scorefield.codecs.category import Category
 from scorefield.codecs.cells import Cells
 from scorefield.codecs.number import Number
+from scorefield.data.clock import DAY, PER_SECOND
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_DAY = 86_400
-_UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _MONDAY = 4  # the first Monday, in days since 1970
 _UNEVEN = 60.0  # χ² of six degrees of freedom beyond which weekdays differ, by chance in one of 10¹⁰ columns
 _FEWEST_WEEKS = 4
@@ -192,9 +191,9 @@ def _days_and_seconds(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     if pa.types.is_date(column.type):
         days = column.cast(pa.date32()).cast(pa.int32()).fill_null(0).to_numpy().astype(np.int64)
         return days, np.zeros(len(days), dtype=np.int64)
-    a_second = _UNITS[column.type.unit]
+    a_second = PER_SECOND[column.type.unit]
     ticks = column.cast(pa.int64()).fill_null(0).to_numpy()
-    days, rest = np.divmod(ticks, _DAY * a_second)
+    days, rest = np.divmod(ticks, DAY * a_second)
     seconds = rest / a_second
     return days, seconds.astype(np.int64) if (rest % a_second == 0).all() else seconds
 
@@ -204,7 +203,7 @@ def _dates(days: np.ndarray, seconds: np.ndarray, kind: pa.DataType) -> pa.Array
 
     if pa.types.is_date(kind):
         return pa.array(days.astype(np.int32)).cast(pa.date32()).cast(kind)
-    a_second = _UNITS[kind.unit]
-    seconds = np.clip(seconds, 0, _DAY - 1 / a_second)
-    ticks = days * (_DAY * a_second) + np.round(seconds * a_second).astype(np.int64)
+    a_second = PER_SECOND[kind.unit]
+    seconds = np.clip(seconds, 0, DAY - 1 / a_second)
+    ticks = days * (DAY * a_second) + np.round(seconds * a_second).astype(np.int64)
     return pa.array(ticks).cast(kind)

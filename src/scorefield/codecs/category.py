@@ -12,6 +12,7 @@ from torch import Tensor
 from scorefield.blocks import Block
 from scorefield.codecs.cells import Cells
 from scorefield.codecs.vertices import BLUR, Vertices
+from scorefield.data.clock import of_texts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -98,7 +99,7 @@ class Category:
         """The names as values of an Arrow type, in their order."""
         import pyarrow as pa
 
-        return pa.array(self.values).cast(kind) if pa.types.is_temporal(kind) else pa.array(self.values, kind)
+        return of_texts(pa.array(self.values), kind) if pa.types.is_temporal(kind) else pa.array(self.values, kind)
 
     def unusable(self, column: pa.ChunkedArray) -> dict[int, str]:
         """Why cells cannot be encoded, by row from 0; missing ones are no fault."""

@@ -13,6 +13,7 @@ from scorefield.blocks import Block
 from scorefield.codecs.calendar import Calendar
 from scorefield.codecs.category import Category
 from scorefield.codecs.cells import Cells
+from scorefield.codecs.clock import Clock
 from scorefield.codecs.number import Number
 from scorefield.codecs.ordered import Ordered
 from scorefield.codecs.vertices import BLUR, REACH, Vertices
@@ -24,7 +25,7 @@ FLAG = Vertices(2)  # 1 for a cell that is there, −1 for a missing one
 
 
 class Values(Protocol):
-    """What the cells of a column hold: `Number`, `Category`, `Ordered` or `Calendar`."""
+    """What the cells of a column hold: `Number`, `Category`, `Ordered`, `Calendar` or `Clock`."""
 
     kind: str
 
@@ -73,7 +74,7 @@ class Values(Protocol):
         ...
 
 
-KINDS: dict[str, Any] = {kind.kind: kind for kind in (Number, Category, Ordered, Calendar)}
+KINDS: dict[str, Any] = {kind.kind: kind for kind in (Number, Category, Ordered, Calendar, Clock)}
 
 
 @dataclass(frozen=True)

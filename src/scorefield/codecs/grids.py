@@ -171,6 +171,23 @@ def grid_of(values: np.ndarray) -> Grid | None:
     return exact if exact is not None and _all_on(exact, values, None) else Grid(float(f"1e{-decimals}"), 0.0, decimals)
 
 
+def grid_of_integers(values: np.ndarray) -> Grid:
+    """The coarsest grid of whole numbers, such as the hundreds, or `WHOLE` where a coarser one may be coincidence.
+
+    Args:
+        values: of one column, (n,), of an integer type and within ±2⁵³.
+    """
+    whole = values.astype(np.int64)
+    step = int(np.gcd.reduce(whole - whole.min()))
+    if step <= 1:
+        return WHOLE
+    distinct = len(np.unique(whole))
+    tied = len(whole) >= _TIED * distinct
+    if not tied and (distinct - 2) * math.log(step) < -math.log(_CHANCE):
+        return WHOLE
+    return Grid(float(step), float(whole[0] % step), 0)
+
+
 # -- decimals ---------------------------------------------------------------------------------------------------------
 
 

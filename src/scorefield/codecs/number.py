@@ -46,8 +46,8 @@ class Number:
     kind = "number"
 
     @staticmethod
-    def fit(name: str, values: np.ndarray) -> Number:
-        """Measure (n,) finite numbers.
+    def fit(name: str, values: np.ndarray, *, ranks: bool = False) -> Number:
+        """Measure (n,) finite numbers; of ranks, any whole one between may come.
 
         Raises:
             DataError: for numbers that float64 cannot tell apart or square.
@@ -56,9 +56,9 @@ class Number:
         beside = np.maximum(np.append(counts[1:], 0), np.append(0, counts[:-1]))
         spiked = (counts >= _SPIKE * len(values)) & (counts >= _FEWEST_ROWS) & (counts >= _STANDS_OUT * beside)
         if not spiked.any() or len(distinct) - spiked.sum() < _FEWEST_BESIDE:
-            return Number(NumericColumn.fit(name, values, normal=True))
+            return Number(NumericColumn.fit(name, values, normal=True, ranks=ranks))
         rest = values[~np.isin(values, distinct[spiked])]
-        return Number(NumericColumn.fit(name, rest, normal=True), tuple(float(value) for value in distinct[spiked]))
+        return Number(NumericColumn.fit(name, rest, normal=True, ranks=ranks), tuple(map(float, distinct[spiked])))
 
     @property
     def is_continuous(self) -> bool:

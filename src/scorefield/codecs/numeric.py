@@ -13,7 +13,7 @@ from torch import Tensor
 
 from scorefield.codecs.base import Numbers
 from scorefield.codecs.cells import Cells
-from scorefield.codecs.grids import WHOLE, Grid, grid_of
+from scorefield.codecs.grids import WHOLE, Grid, grid_of, grid_of_integers
 from scorefield.codecs.scalers import Quantile, Scaler, fit_scaler, scaler_from_json
 from scorefield.codecs.support import Support, are_known
 from scorefield.errors import DataError
@@ -44,13 +44,14 @@ class NumericColumn:
     integer: bool
 
     @staticmethod
-    def fit(name: str, values: np.ndarray, *, normal: bool = False) -> NumericColumn:
+    def fit(name: str, values: np.ndarray, *, normal: bool = False, ranks: bool = False) -> NumericColumn:
         """Measure a column of finite numbers, (n,).
 
         Args:
             name: for messages.
             values: all of them.
             normal: whether its values, spread over their bins, are brought to about N(0, 1), whatever their shape.
+            ranks: whether any whole number between may come, though none may have been seen.
         """
         integer = values.dtype.kind in "iub"
         low, high = values.min().item(), values.max().item()
@@ -61,7 +62,11 @@ class NumericColumn:
             )
         if 0 < float(high) - float(low) < _LEAST_SPAN:
             raise DataError(f"column {name!r} spans only {high - low:g}, whose square is no float64: rescale it")
-        even, looked_at = WHOLE if integer else grid_of(values), _looked_at(values)
+        looked_at = _looked_at(values)
+        if integer:
+            even: Grid | None = grid_of_integers(values) if normal and not ranks else WHOLE
+        else:
+            even = grid_of(values)
         grid = (Support.of(looked_at, even) if normal and even is not None else None) or even
         scaler: Scaler | None = None
         if low != high:
@@ -122,7 +127,9 @@ class NumericColumn:
         if self.scaler is None:
             return f"{self.name}: constant {self.low:g}, not modelled"
         rounded = "continuous" if self.grid is None else self.grid.describe()
-        kind = "integers" if self.integer and not isinstance(self.grid, Support) else rounded
+        kind = rounded
+        if self.integer and isinstance(self.grid, Grid):
+            kind = "integers" if self.grid.step == 1 else f"integers, {rounded}"
         return f"{self.name}: {kind}, {self.low:g} to {self.high:g}, {self.scaler.kind}"
 
     def to_json(self) -> dict[str, Any]:

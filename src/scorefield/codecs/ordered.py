@@ -34,7 +34,7 @@ class Ordered:
     def fit(name: str, column: pa.ChunkedArray, order: tuple[Value, ...]) -> Ordered:
         """Measure the ranks of the values that are there, which must all be in the order, missing cells aside."""
         names = Category(name, order, cube=False)
-        return Ordered(names, Number.fit(name, names.codes(column.drop_null())))
+        return Ordered(names, Number.fit(name, names.codes(column.drop_null()), ranks=True))
 
     @property
     def features(self) -> int:

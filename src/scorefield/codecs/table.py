@@ -18,6 +18,7 @@ from scorefield.codecs.column import Column
 from scorefield.codecs.degenerate import degenerate
 from scorefield.codecs.number import Number
 from scorefield.codecs.taken import Constant, Entry, LeftOut, take_columns
+from scorefield.data.clock import of_texts
 from scorefield.data.kinds import Data, Table
 from scorefield.errors import DataError
 
@@ -166,7 +167,7 @@ class TableCodec:
             if isinstance(entry, Column):
                 arrays.append(entry.decode(next(parts), kind))
             elif isinstance(entry, Constant):
-                constant = pa.nulls(1, kind) if entry.value is None else pa.array([entry.value]).cast(kind)
+                constant = pa.nulls(1, kind) if entry.value is None else of_texts(pa.array([entry.value]), kind)
                 arrays.append(constant.take(pa.array(np.zeros(len(x), dtype=np.int64))))
         return Table(pa.table(arrays, names=list(self.names)), header=self.header, source="decoded table")
 
@@ -294,7 +295,7 @@ def _other(entry: Constant, table: Table, type_name: str, gaps: bool) -> dict[in
     absent = table.columns[entry.name].is_null().to_numpy()
     if entry.value is None:
         return {int(row): "is there, which it never was in training" for row in np.flatnonzero(~absent)}
-    column, value = _as(table, entry.name, type_name), pa.scalar(entry.value).cast(arrow_type(type_name))
+    column, value = _as(table, entry.name, type_name), of_texts(pa.array([entry.value]), arrow_type(type_name))[0]
     if pa.types.is_float16(column.type):  # which Arrow does not compare
         column, value = column.cast(pa.float32()), value.cast(pa.float32())
     same = pc.fill_null(pc.equal(column, value), gaps).to_numpy()

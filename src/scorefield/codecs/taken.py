@@ -11,9 +11,11 @@ import numpy as np
 
 from scorefield.codecs.calendar import Calendar
 from scorefield.codecs.category import Category, named
+from scorefield.codecs.clock import Clock
 from scorefield.codecs.column import Column, Values
 from scorefield.codecs.number import Number
 from scorefield.codecs.ordered import Ordered
+from scorefield.data.clock import is_clock
 from scorefield.data.kinds import Table
 from scorefield.data.schema import suggestion
 from scorefield.errors import DataError, OptionError
@@ -133,6 +135,9 @@ def _seen(name: str, present: pa.ChunkedArray, distinct: pa.Array) -> tuple[Valu
     kind, rows, different = present.type, len(present), len(distinct)
     if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
         return (Category.fit(name, present), "one date") if different == 1 else (Calendar.fit(name, present), "dates")
+    if is_clock(kind):
+        what = "times of day" if pa.types.is_time(kind) else "durations"
+        return (Category.fit(name, present), "one of them") if different == 1 else (Clock.fit(name, present), what)
     if pa.types.is_boolean(kind):
         return Category.fit(name, present), "truth values"
     if pa.types.is_string(kind):
@@ -187,6 +192,8 @@ def _asked(name: str, present: pa.ChunkedArray, asked: str) -> tuple[Values, str
     if asked == "number" and (numeric or pa.types.is_boolean(kind)):
         values = present.cast(pa.float64()).to_numpy() if pa.types.is_boolean(kind) else present.to_numpy()
         return (Category.fit(name, present), "one number") if one else (Number.fit(name, values), "as asked")
+    if asked == "number" and is_clock(kind):
+        return (Category.fit(name, present), "one of them") if one else (Clock.fit(name, present), "as asked")
     if asked == "date" and (pa.types.is_date(kind) or pa.types.is_timestamp(kind)):
         return (Category.fit(name, present), "one date") if one else (Calendar.fit(name, present), "as asked")
     if asked.startswith("ordered:"):

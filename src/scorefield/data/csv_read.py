@@ -20,14 +20,16 @@ _COMMA_DECIMAL = r"^\s*[+-]?[0-9]+,[0-9]+([eE][+-]?[0-9]+)?\s*$"
 _PLAIN = r"^\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*$"
 _BLOCK = 16 << 20  # bytes that Arrow parses at a time, one thread each
 _AS_WRITTEN = r"^\s*[+-]?[0-9][0-9:]*\s*$"  # whole numbers and times of day
+_ONE_FORM = (r"^\d\d:\d\d$", r"^\d\d:\d\d:\d\d$")  # of times that are read as such
 
 
 def read_csv(path: Path, columns: Sequence[str] | None, limits: Limits) -> Table:
     """Read .csv or .csv.gz.
 
-    Types are those of whole columns: int64, float64, bool, date32, timestamp, string. A cell is missing when it is
-    empty or one of NA, N/A, NULL, null without quotes. Columns of whole numbers with leading zeros, of times of day,
-    and of integers beyond 64 bits stay text, as numbers would not give them back; a note says so.
+    Types are those of whole columns: int64, float64, bool, date32, timestamp, time32, string. A cell is missing when it
+    is empty or one of NA, N/A, NULL, null without quotes. Columns of whole numbers with leading zeros, of times of day
+    some of which have seconds, and of integers beyond 64 bits stay text, as numbers would not give them back; a note
+    says so.
 
     Args:
         path: the file.
@@ -60,7 +62,9 @@ def read_csv(path: Path, columns: Sequence[str] | None, limits: Limits) -> Table
         with _open(path) as stream:
             again = _parse(stream, found, list(as_text), {place: pa.string() for place in as_text}, source)
         for place in list(as_text):
-            if pc.all(pc.match_substring_regex(again.column(_key(place)), _AS_WRITTEN)).as_py():
+            if any(pc.all(pc.match_substring_regex(again.column(_key(place)), form)).as_py() for form in _ONE_FORM):
+                del as_text[place]
+            elif pc.all(pc.match_substring_regex(again.column(_key(place)), _AS_WRITTEN)).as_py():
                 table = table.set_column(places.index(place), _key(place), again.column(_key(place)))
             else:
                 del as_text[place]  # floats such as 1e+20 are whole and large, and no integers
@@ -131,7 +135,7 @@ def _not_numbers(table: pa.Table, places: list[int], found: csv_scan.Scan, sourc
         if pa.types.is_integer(column.type) and place in found.leading_zeros:
             notes[place] = f"{where}: whole numbers with leading zeros, kept as text"
         elif pa.types.is_time(column.type):
-            notes[place] = f"{where}: times of day, kept as text"
+            notes[place] = f"{where}: times of day in several forms, kept as text"
         elif pa.types.is_floating(column.type):
             bounds = pc.min_max(column).as_py()
             beyond = max(abs(bounds["min"] or 0.0), abs(bounds["max"] or 0.0))

@@ -6,6 +6,7 @@ import csv
 import io
 from typing import TYPE_CHECKING, BinaryIO
 
+from scorefield.data.clock import in_minutes
 from scorefield.data.csv_scan import MISSING, as_header
 from scorefield.data.kinds import Table
 from scorefield.errors import DataError
@@ -32,7 +33,7 @@ def write_csv(data: Table, stream: BinaryIO) -> None:
         line = io.StringIO()
         csv.writer(line, lineterminator="\n").writerow(names)
         stream.write(line.getvalue().encode("utf-8"))
-    for batch in data.columns.to_batches(max_chunksize=_ROWS):
+    for batch in _as_text(data.columns).to_batches(max_chunksize=_ROWS):
         stream.write(_lines(batch))
 
 
@@ -58,8 +59,18 @@ def check_header(data: Table, where: str) -> None:
 def _reads_as_header(data: Table) -> bool:
     if len(data) == 0:
         return True
-    first = _lines(data.columns.slice(0, 1).combine_chunks().to_batches()[0]).decode("utf-8")
+    first = _lines(_as_text(data.columns.slice(0, 1)).combine_chunks().to_batches()[0]).decode("utf-8")
     return as_header(next(csv.reader(io.StringIO(first, newline=""))))
+
+
+def _as_text(columns: pa.Table) -> pa.Table:
+    """A table whose times of day are text, in the shorter of two forms that is enough for all of a column."""
+    import pyarrow.compute as pc
+
+    for place, (name, column) in enumerate(zip(columns.column_names, columns.columns, strict=True)):
+        if in_minutes(column):
+            columns = columns.set_column(place, name, pc.utf8_slice_codeunits(column.cast("string"), 0, 5))
+    return columns
 
 
 def _lines(batch: pa.RecordBatch) -> bytes:

@@ -247,9 +247,7 @@ def hash_column(digest: hashlib._Hash, column: pa.Array | pa.ChunkedArray) -> No
         if text is not None:
             digest.update(memoryview(text)[int(bounds[0]) : int(bounds[-1])])
         return
-    if pa.types.is_date32(column.type):
-        column = column.view(pa.int32())
-    elif pa.types.is_date64(column.type) or pa.types.is_timestamp(column.type):
-        column = column.view(pa.int64())
+    if pa.types.is_temporal(column.type):
+        column = column.view(pa.int32() if column.type.bit_width == 32 else pa.int64())
     column = pc.if_else(column.is_valid(), column, pa.scalar(0, pa.int8()).cast(column.type))
     digest.update(np.ascontiguousarray(column.to_numpy(zero_copy_only=False)).tobytes())

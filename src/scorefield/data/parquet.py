@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, Literal
@@ -78,7 +79,7 @@ def write_table(data: Table, stream: BinaryIO) -> None:
     import pyarrow.parquet as pq
 
     # Parquet knows no whole seconds: it keeps them as milliseconds, and the reader brings them back.
-    seconds = [field.name for field in data.columns.schema if str(field.type).startswith("timestamp[s")]
+    seconds = [field.name for field in data.columns.schema if re.match(r"(timestamp|time32)\[s", str(field.type))]
     claims = {"fingerprint": data.fingerprint(), "header": data.header, "seconds": seconds}
     table = data.columns.replace_schema_metadata({_KEY: json.dumps(claims).encode()})
     pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
@@ -146,13 +147,14 @@ def _declared(file: pq.ParquetFile) -> dict[str, object]:
 
 
 def _in_seconds(table: pa.Table, names: object) -> pa.Table:
-    """The timestamps that were whole seconds when they were written, in seconds again."""
+    """The timestamps and times that were whole seconds when they were written, in seconds again."""
     import pyarrow as pa
 
     for name in names if isinstance(names, list) else []:
         place = table.schema.get_field_index(name) if isinstance(name, str) else -1
-        if place >= 0 and pa.types.is_timestamp(table.schema.field(place).type):
-            kind = pa.timestamp("s", table.schema.field(place).type.tz)
+        if place >= 0 and pa.types.is_temporal(table.schema.field(place).type):
+            stored = table.schema.field(place).type
+            kind = pa.timestamp("s", stored.tz) if pa.types.is_timestamp(stored) else pa.time32("s")
             try:
                 table = table.set_column(place, name, table.column(place).cast(kind))
             except pa.ArrowException:

@@ -42,7 +42,8 @@ def normalise(table: pa.Table, source: str) -> tuple[pa.Table, list[str]]:
         source: where it came from, for messages.
 
     Returns:
-        the table of int, float, bool, string, date, timestamp and all-missing columns, and notes of what changed.
+        the table of int, float, bool, string, date, timestamp, time, duration and all-missing columns, and notes of
+        what changed.
 
     Raises:
         DataError: for empty or duplicate names and for types that have no row-wise value, naming the column.
@@ -61,9 +62,6 @@ def normalise(table: pa.Table, source: str) -> tuple[pa.Table, list[str]]:
         elif pa.types.is_decimal(kind):
             kind = pa.float64()
             notes.append(f"{source}, column {name!r}: {column.type} read as float64")
-        elif pa.types.is_duration(kind) or pa.types.is_time(kind):
-            notes.append(f"{source}, column {name!r}: {kind} read as whole {kind.unit}")
-            kind = pa.int32() if kind.bit_width == 32 else pa.int64()
         elif not _plain(kind):
             raise DataError(
                 f"{source}, column {name!r}: type {kind} cannot be a column of a table; expected integers, floats, "
@@ -130,6 +128,8 @@ def _plain(kind: pa.DataType) -> bool:
         pa.types.is_string,
         pa.types.is_date,
         pa.types.is_timestamp,
+        pa.types.is_time,
+        pa.types.is_duration,
         pa.types.is_null,
     )
     return any(test(kind) for test in tests)

@@ -1,0 +1,100 @@
+"""Times of day and durations as whole numbers of their unit, and as text."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+DAY = 86_400  # seconds
+_FORM = re.compile(r"\s*(-)?(?:(\d+)\s*(?:d|days?),?\s*)?(\d+):([0-5]\d)(?::([0-5]\d)(\.\d+)?)?\s*")
+
+
+def is_clock(kind: pa.DataType) -> bool:
+    """Whether an Arrow type is one of times of day or of durations."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_time(kind) or pa.types.is_duration(kind))
+
+
+def ticks(column: Any) -> Any:
+    """Times or durations, Arrow's array or chunked one, as int64 of their unit; missing ones stay missing."""
+    import pyarrow as pa
+
+    whole = pa.int32() if pa.types.is_time32(column.type) else pa.int64()
+    return column.cast(whole).cast(pa.int64())
+
+
+def of_ticks(values: np.ndarray, kind: pa.DataType) -> pa.Array:
+    """Whole numbers (n,) as times or durations; times of day are kept within the day."""
+    import pyarrow as pa
+
+    whole = np.round(values).astype(np.int64)
+    if pa.types.is_time(kind):
+        whole = whole.clip(0, DAY * PER_SECOND[kind.unit] - 1)
+    return pa.array(whole.astype(np.int32) if pa.types.is_time32(kind) else whole).cast(kind)
+
+
+def of_texts(texts: Any, kind: pa.DataType) -> Any:
+    """Text, Arrow's array or chunked one, as values of a type; 12:30, 12:30:05.5 and "2 days 03:00" are times.
+
+    A duration may also be a whole number of its unit.
+
+    Raises:
+        ValueError: for text of another form, and times that are not of one day or of less than the unit.
+        pyarrow.ArrowException: for text that is none of another type.
+    """
+    import pyarrow as pa
+
+    if not is_clock(kind):
+        return texts.cast(kind)
+    return (
+        pa.array([None if text is None else _ticks(text, kind) for text in texts.to_pylist()], pa.int64())
+        .cast(pa.int32() if pa.types.is_time32(kind) else pa.int64())
+        .cast(kind)
+    )
+
+
+def _ticks(text: str, kind: pa.DataType) -> int:
+    import pyarrow as pa
+
+    duration = pa.types.is_duration(kind)
+    if duration and re.fullmatch(r"\s*-?\d+\s*", text):
+        return int(text)
+    match = _FORM.fullmatch(text)
+    if match is None or (not duration and (match[1] or match[2])):
+        form = f"a duration such as 26:30:00, or a whole number of {kind.unit}" if duration else "a time such as 12:30"
+        raise ValueError(f"{text!r} is not {form}")
+    sign, days, hours, minutes, seconds, rest = match.groups()
+    whole = (24 * int(days or 0) + int(hours)) * 3600 + 60 * int(minutes) + int(seconds or 0)
+    count = (whole + Fraction(rest or 0)) * PER_SECOND[kind.unit]
+    if count.denominator != 1:
+        raise ValueError(f"{text!r} is finer than {kind.unit}, in which the column counts")
+    if not duration and whole >= DAY:
+        raise ValueError(f"{text!r} is no time of a day")
+    return int(-count if sign else count)
+
+
+def in_words(count: float, kind: pa.DataType) -> str:
+    """A whole number of the unit of a type as text, such as 12:30:05 or 1 days 02:30:00."""
+    sign, parts = "-" if count < 0 else "", Fraction(round(abs(count)), PER_SECOND[kind.unit])
+    days, rest = divmod(parts, DAY)
+    seconds, part = divmod(rest, 1)
+    clock = f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+    return sign + (f"{days} days " if days else "") + clock + (f"{float(part):g}"[1:] if part else "")
+
+
+def in_minutes(column: pa.ChunkedArray) -> bool:
+    """Whether times of day are all of whole minutes, and need no seconds when they are written."""
+    import pyarrow as pa
+
+    if not pa.types.is_time(column.type):
+        return False
+    counts = ticks(column).drop_null().to_numpy()
+    return bool((counts % (60 * PER_SECOND[column.type.unit]) == 0).all())

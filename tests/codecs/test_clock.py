@@ -1,0 +1,124 @@
+"""Times of day and durations as columns: every unit there and back, on the step they were written on, and by range."""
+
+from __future__ import annotations
+
+import json
+from datetime import time, timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from scorefield import api, recipes
+from scorefield.codecs.between import wishes
+from scorefield.codecs.choose import codec_from_json
+from scorefield.codecs.clock import Clock
+from scorefield.codecs.table import TableCodec
+from scorefield.data import Table
+from scorefield.data.clock import DAY, PER_SECOND, of_ticks
+from scorefield.errors import OptionError
+from scorefield.given import given_row
+from scorefield.overrides import override
+
+KINDS = ["time32[s]", "time32[ms]", "time64[us]", "time64[ns]", *(f"duration[{unit}]" for unit in PER_SECOND)]
+
+
+def column(counts: np.ndarray, kind: str, **others: Any) -> Table:
+    """With the third cell missing."""
+    values = of_ticks(counts, pa.type_for_alias(kind)).to_pylist()
+    values[2] = None
+    return Table(pa.table({"c": pa.array(values, pa.type_for_alias(kind)), **others}), source="t.csv")
+
+
+def fitted(data: Table) -> TableCodec:
+    codec = TableCodec.fit(data)
+    again = codec_from_json(json.loads(json.dumps(codec.to_json())))
+    assert isinstance(again, TableCodec)
+    assert again == codec
+    return again
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("step", [1, 60, 900])
+def test_law_values_and_types_come_back(kind: str, step: int) -> None:
+    unit = PER_SECOND[pa.type_for_alias(kind).unit]
+    counts = np.random.default_rng(0).integers(0, DAY // step, 200) * step * unit
+    data = column(counts, kind)
+    codec = fitted(data)
+    assert isinstance(codec.columns[0].values, Clock)
+    assert codec.decode(codec.spread(data)[0]).columns.equals(data.columns)
+    # What is drawn is of the step that was seen, in the range that was seen.
+    drawn = codec.decode(torch.linspace(-3, 3, 500).reshape(-1, 1).expand(500, codec.shape[0])).columns["c"]
+    found = [_seconds(value) for value in drawn.drop_null().to_pylist()]
+    assert len(set(found)) > min(30, DAY / step / 5)
+    assert all(abs(second / step - round(second / step)) < 1e-9 for second in found)
+    assert max(found) <= counts.max() / unit
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, time):
+        value = timedelta(hours=value.hour, minutes=value.minute, seconds=value.second, microseconds=value.microsecond)
+    return float(value / timedelta(seconds=1))
+
+
+def test_what_they_are_is_said() -> None:
+    half = np.random.default_rng(0).integers(0, 40, 300) * 1800
+    assert TableCodec.fit(column(half, "time32[s]")).describe() == [
+        "c: times of day from 00:00:00 to 19:30:00; 0.3% missing [times of day]"
+    ]
+    (line,) = TableCodec.fit(column(half + DAY, "duration[s]")).describe()
+    assert line.startswith("c: durations from 1 days 00:00:00 to 1 days 19:30:00")
+
+
+def test_one_time_beside_gaps_and_one_throughout_come_back() -> None:
+    data = column(np.full(30, 3600), "time32[s]", x=pa.array(np.arange(30) % 7 + 0.5))
+    codec = fitted(data)
+    assert codec.decode(codec.encode(data)).columns.equals(data.columns)
+    same = Table(pa.table({"c": of_ticks(np.full(30, 3600), pa.duration("ms")), "x": np.arange(30) % 7 + 0.5}))
+    codec = fitted(same)
+    assert codec.decode(codec.encode(same)).columns.equals(same.columns)
+    assert not codec.unusable(same)
+    other = Table(same.columns.set_column(0, "c", of_ticks(np.full(30, 7), pa.duration("ms"))))
+    assert len(codec.unusable(other)) == 30
+
+
+def test_times_are_given_by_value_and_by_range() -> None:
+    counts = np.random.default_rng(0).integers(0, DAY // 60, 400) * 60
+    codec = TableCodec.fit(column(counts, "time32[s]", x=pa.array(np.random.default_rng(1).normal(size=400))))
+    known = given_row(codec, wishes(["c=12:30"]))
+    assert codec.decode(known.cells.at(None)[0]).columns["c"].to_pylist() == [time(12, 30)]
+    assert known.values == {"c": time(12, 30)}
+    (constraint,) = given_row(codec, wishes(["c>=08:00", "c<09:00"])).constraints
+    (again,) = given_row(codec, wishes(["c>07:59:30", "c<=08:59"])).constraints
+    assert vars(constraint) == vars(again)
+    for text, message in (
+        ("c=8h", "not a time such as 12:30"),
+        ("c>x", "'x' is not a time"),
+        ("c=01:00|02:00", "or a range"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            given_row(codec, wishes([text]))
+    with pytest.raises(OptionError, match="no value is meant, there were times of day from"):
+        given_row(codec, wishes(["c>12:00", "c<11:00"]))
+    with pytest.raises(OptionError, match=r"--given c=2\.5: the column holds"):
+        given_row(codec, {"c": 2.5})
+
+
+def test_a_model_of_times_draws_fills_and_keeps_ranges() -> None:
+    random = np.random.default_rng(0)
+    counts = random.integers(6 * 60, 20 * 60, 300) * 60
+    took = pa.array((counts // 60 + random.integers(0, 30, 300)) * 1000, pa.duration("ms"))
+    data = column(counts, "time32[s]", took=took)
+    settings = ["network.width=16", "training.steps=40", "training.batch=32", "training.precision=float32"]
+    bundle = api.fit(data.columns, override(recipes.edm(), settings), device="cpu")
+    drawn = bundle.sample(40)
+    assert isinstance(drawn, Table)
+    assert drawn.columns.schema == data.columns.schema
+    late = bundle.sample(20, given=wishes(["c>18:00"]))
+    assert isinstance(late, Table)
+    assert min(late.columns["c"].to_pylist()) > time(18)
+    filled = bundle.impute(data.columns.slice(0, 5))
+    assert filled.columns["c"].null_count == 0
+    assert filled.columns.schema == data.columns.schema
