@@ -1,9 +1,9 @@
-"""Claim: log p takes 0.2 to 0.6 of the evaluations of dopri5 to its error, and 0.3 of zuko's time at its best, or less.
+"""Claim: log p takes 0.2 to 0.6 of the evaluations of dopri5 to its error, and 0.1 to 0.35 of zuko's time at its best.
 
 The goals were 0.7 of the evaluations, with the trace counted as one of them, and less time. Measured in 2, 16 and 64
 dimensions on the straight path: 0.60, 0.55 and 0.43 of the evaluations of dopri5 on the best of its three paths at
-tolerance 1e-1 (0.70 for one seed), 0.39, 0.43 and 0.28 at the default, 1e-3; 0.27, 0.15 and 0.11 of zuko's time on the
-mixture, 0.28, 0.16 and 0.19 with a network, zuko at tolerance 1e-8, the finest that it was given. It falls short along
+tolerance 1e-1 (0.70 for one seed), 0.39, 0.43 and 0.28 at the default, 1e-3; 0.34, 0.16 and 0.15 of zuko's time on the
+mixture, 0.28, 0.11 and 0.14 with a network, zuko at tolerance 1e-8, the finest that it was given. It falls short along
 dx/dσ at the default in 64 dimensions: it takes 0.86 of the evaluations with which dopri5 on another path is as exact,
 as its own error there is only what the Gaussian at the top leaves out; of dopri5's along dx/dσ it takes 0.27 or less.
 

@@ -8,9 +8,11 @@ if TYPE_CHECKING:
     from scorefield.api import fit, load
     from scorefield.bundle import Bundle
     from scorefield.codecs.between import Among, Between
+    from scorefield.filling import Filling
     from scorefield.recipes import Recipe
+    from scorefield.scoring import Scoring
 
-__all__ = ["Among", "Between", "Bundle", "Recipe", "fit", "load", "recipes"]
+__all__ = ["Among", "Between", "Bundle", "Filling", "Recipe", "Scoring", "fit", "load", "recipes"]
 
 _HOMES = {
     "fit": "api",
@@ -19,6 +21,8 @@ _HOMES = {
     "Recipe": "recipes",
     "Among": "codecs.between",
     "Between": "codecs.between",
+    "Filling": "filling",
+    "Scoring": "scoring",
 }
 
 

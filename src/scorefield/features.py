@@ -74,6 +74,12 @@ class Features:
         return [] if self.conditions is None else [column.name for column in self.conditions.columns]
 
     @property
+    def names(self) -> list[str]:
+        """Names of all that rows have: conditions, and columns of a table."""
+        columns = self.codec.names if isinstance(self.codec, TableCodec) else ()
+        return [*self.condition_names, *columns]
+
+    @property
     def condition_features(self) -> int:
         """Width of an encoded condition, 0 without one."""
         return 0 if self.conditions is None else self.conditions.features

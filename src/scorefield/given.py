@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from scorefield.codecs.between import Among, Between, allowed, in_numbers, whole
+from scorefield.codecs.between import Among, Between, allowed, in_numbers, settled
 from scorefield.codecs.category import Category
 from scorefield.codecs.cells import Cells
 from scorefield.codecs.clock import Clock
@@ -73,7 +73,7 @@ def given_row(codec: TableCodec, given: Mapping[str, Any], conditions: Sequence[
     values: dict[str, Any] = {}
     for column in codec.columns:
         wish, kind = given.get(column.name, _ANY), codec.type_of(column)
-        wish = whole(wish, column.values.values) if isinstance(column.values, Category) else wish
+        wish = settled(wish, column.values.values if isinstance(column.values, Category) else ())
         if isinstance(wish, Among):
             wish = replace(wish, values=tuple(_value(value, kind, column.name) for value in wish.values))
         elif wish is not _ANY and not isinstance(wish, Between):
@@ -181,8 +181,9 @@ def _as_numbers(values: Number | Ordered | Clock, wish: Between, name: str) -> t
 def _ranked(values: Ordered, wish: Between) -> Between:
     """The ends as ranks."""
     ranks = {str(value): rank for rank, value in enumerate(values.names.values)}
-    for end in (wish.low, wish.high):
-        if end is not None and str(end) not in ranks:
+    named = [None if end is None else settled(str(end), tuple(ranks)) for end in (wish.low, wish.high)]
+    for end in named:
+        if end is not None and end not in ranks:
             raise OptionError(f"--given {values.names.name}: no {end!r} in the order {' < '.join(ranks)}")
-    ends = [None if end is None else ranks[str(end)] for end in (wish.low, wish.high)]
+    ends = [None if end is None else ranks[end] for end in named]
     return Between(ends[0], ends[1], wish.above, wish.below)

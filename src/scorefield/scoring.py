@@ -35,7 +35,7 @@ _EXACT = 64  # numbers in a row up to which the divergence is exact by default
 _PROBES = 4  # by default beyond
 _DRAWS, _DRAWS_OF_LONG = 4, 2  # of offsets by default, for rows of up to _EXACT numbers and beyond
 _PATH, _NODES = 40, 50  # evaluations along the path, and with the divergence, at the default tolerance
-_EXPECTED = 100.0  # evaluations of a row, until a chunk has told
+_EXPECTED = 100.0  # evaluations of a row for each draw, until a chunk has told
 _LISTED = 5  # rows that a refusal names
 _FARTHEST = 1e12  # encoded values, of order one in training; from some 1e16 on float64 cannot carry a row to the noise
 
@@ -201,8 +201,9 @@ def _fill(
     # Rounding would show in the steps that are taken. Images are dear, and their error is another one.
     dtype = torch.float64 if len(features.codec.shape) == 1 else torch.float32
     model = copy.deepcopy(denoiser).to(dtype)
-    told = _Told(on_progress, len(data))
-    work = _Work(model, features, data, how, dtype, told)
+    draws = how.draws_of(elements, bool(features.codec.numbers.gridded.any()))
+    told = _Told(on_progress, len(data), draws * _EXPECTED)
+    work = _Work(model, features, data, how, draws, dtype, told)
     handle = model.register_forward_hook(told.call)
     try:
         for part, found in in_chunks(range(len(data)), max(1, min(_MOST_ROWS, _CHUNK // elements)), work):
@@ -223,6 +224,7 @@ class _Work:
     features: Features
     data: Data
     how: Scoring
+    draws: int
     dtype: torch.dtype
     told: _Told
     stopped: dict[int, str] = field(default_factory=dict)
@@ -236,9 +238,8 @@ class _Work:
         _, _, conditions = self.features.spread(data)
         model = self.model if conditions is None else self.model.given(conditions.to(device))
         offsets = self._offsets(model, data, rows, gridded)
-        draws = self.how.draws_of(gridded.numel(), bool(gridded.any()))
         weights, errors, evaluations = [], [], torch.zeros(len(rows), dtype=torch.float64)
-        for draw in range(draws):
+        for draw in range(self.draws):
             u, log_q = offsets.draw(draw)
             x, log_jacobian = self.features.codec.spread(data, u)
             found = self._density(model, x.to(device, self.dtype), draw, rows)
@@ -287,9 +288,9 @@ class _Work:
 class _Told:
     """How far the work is, guessed within a chunk from what the one before has taken."""
 
-    def __init__(self, on_progress: OnProgress | None, rows: int) -> None:
-        self._on_progress, self._rows = on_progress, rows
-        self._done, self._asked, self._expected, self._evaluations, self._size = 0, 0, _EXPECTED, 0, 0
+    def __init__(self, on_progress: OnProgress | None, rows: int, expected: float) -> None:
+        self._on_progress, self._rows, self._expected = on_progress, rows, expected
+        self._done, self._asked, self._evaluations, self._size = 0, 0, 0, 0
         self._share = 0.0
 
     def begin(self, part: range) -> None:

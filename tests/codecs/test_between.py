@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scorefield.codecs.between import Among, Between, wishes
+from scorefield.codecs.between import Among, Between, settled, wishes
 from scorefield.codecs.number import Number
 from scorefield.errors import OptionError
 
@@ -26,16 +26,17 @@ TINY = 1e-6  # of an encoded value
         ("age>60", Between(low="60", above=True)),
         ("age>=60", Between(low="60")),
         ("age<6e1", Between(high="6e1", below=True)),
-        ("age <= -0.5", Between(high="-0.5")),
+        ("age <= -0.5", Between(high=" -0.5")),
         ("age=", ""),
-        ("age=  ", ""),
+        ("age=  ", "  "),
+        ("age!= ", Among((), other=True)),
         ("age=60", "60"),
         ("age=a=b", "a=b"),
         ("age=a<b", "a<b"),
         ("age=S|Q", Among(("S", "Q"))),
         ("age!=S", Among(("S",), other=True)),
         ("age!=S|Q", Among(("S", "Q"), other=True)),
-        (" age = a b ", "a b"),
+        (" age = a b ", " a b "),  # the column's names say what of it is meant
     ],
 )
 def test_each_form_is_read(text: str, wish: Any) -> None:
@@ -45,6 +46,26 @@ def test_each_form_is_read(text: str, wish: Any) -> None:
 def test_names_of_columns_may_have_spaces_and_the_order_is_kept() -> None:
     assert list(wishes(["hours per week>3", "b=1", "a!=2"])) == ["hours per week", "b", "a"]
     assert wishes([]) == {}
+
+
+def test_the_longest_name_that_there_is_is_taken_whatever_is_in_it() -> None:
+    names = ["a", "a=b", " a", "x>1", "x"]
+    assert wishes(["a=b=3", " a<2", "x>1=4", "x>2"], names) == {
+        "a=b": "3",
+        " a": Between(high="2", below=True),
+        "x>1": "4",
+        "x": Between(low="2", above=True),
+    }
+    assert wishes(["a=b", "ax=1"], names) == {"a": "b", "ax": "1"}  # of "a=b" nothing is said
+
+
+def test_law_a_text_means_a_name_as_it_is_or_without_outer_spaces() -> None:
+    names = (" a", "a", "b", "a|b", "c ")
+    assert [settled(text, names) for text in (" a", " a ", "b ", "c ", "c", " d")] == [" a", "a", "b", "c ", "c", "d"]
+    assert settled(Among((" a", " b ")), names) == Among((" a", "b"))
+    assert settled(Among(("a", "b")), names) == "a|b"
+    assert settled(Among(("a", "b"), other=True), names) == Among(("a", "b"), other=True)
+    assert settled(3, names) == 3
 
 
 def test_two_ends_are_put_together_in_either_order() -> None:

@@ -36,12 +36,13 @@ def sample(
     from scorefield.codecs.between import wishes
     from scorefield.errors import OptionError
 
-    values = wishes(given or [])
     if (start is None) != (noise is None):
         raise OptionError("--start and --noise go together: rows to vary, and by how much")
-    if start is not None and (rows is not None or values or trajectory is not None or tolerance is not None):
+    beside = (rows, given, trajectory, tolerance, particles, levels)
+    if start is not None and any(option is not None for option in beside):
         raise OptionError(
-            "--start takes its rows and their conditions from DATA: without --rows, --given, --trajectory, --tolerance"
+            "--start takes its rows and their conditions from DATA: without --rows, --given, --trajectory, "
+            "--tolerance, --particles, --levels"
         )
 
     import time
@@ -54,6 +55,7 @@ def sample(
     from scorefield.trajectory import Trajectory, check_levels, check_trajectory
 
     bundle = load(run, device)
+    values = wishes(given or [], bundle.features.names)
     check_fits(bundle.blank(seed=seed, given=values), out)
     if trajectory is not None:
         check_trajectory(trajectory, out)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from scorefield.data.schema import suggestion
 from scorefield.errors import OptionError
 
-_FORM = re.compile(r"^\s*(?P<name>.+?)\s*(?P<sign><=|>=|!=|=|<|>)\s*(?P<value>.*?)\s*$", re.DOTALL)
+_SIGNED = re.compile(r"\s*(?P<sign><=|>=|!=|=|<|>)(?P<value>.*)", re.DOTALL)
+_FORM = re.compile(r"\s*(?P<name>.+?)" + _SIGNED.pattern, re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,19 @@ def in_numbers(wish: Between, name: str) -> Between:
     return Between(ends[0], ends[1], wish.above, wish.below)
 
 
-def whole(wish: Any, names: Sequence[Any]) -> Any:
-    """A choice A|B as the name "A|B" where there is one; all else as it is."""
-    if not isinstance(wish, Among) or wish.other or len(wish.values) < 2:
+def settled(wish: Any, names: Sequence[Any]) -> Any:
+    """What is meant by a text, or by several, in a column of these names: one of them, or else without outer spaces.
+
+    So is a choice A|B, where there is a name "A|B".
+    """
+    if isinstance(wish, str):
+        return wish if wish in names else wish.strip()
+    if not isinstance(wish, Among):
         return wish
     text = "|".join(str(value) for value in wish.values)
-    return text if text in names else wish
+    if not wish.other and len(wish.values) > 1 and text in names:
+        return text
+    return replace(wish, values=tuple(settled(value, names) for value in wish.values))
 
 
 def allowed(wish: Between | Among, names: Sequence[Any], column: str, listed: str) -> list[bool]:
@@ -117,19 +125,24 @@ def allowed(wish: Between | Among, names: Sequence[Any], column: str, listed: st
     return meant
 
 
-def wishes(texts: list[str]) -> dict[str, Any]:
+def wishes(texts: Sequence[str], names: Sequence[str] = ()) -> dict[str, Any]:
     """Values, ranges and choices by column, from texts such as age>60, sex=female, port=S|Q, deck!=A; age= is missing.
+
+    Args:
+        texts: one for each column, two for the ends of a range.
+        names: of columns, of which the longest that a text begins with is taken, whatever signs are in it.
 
     Raises:
         OptionError: for a text of another form, and columns given twice.
     """
     found: dict[str, Any] = {}
     for text in texts:
-        match = _FORM.match(text)
+        begun = [name for name in names if text.startswith(name) and _SIGNED.fullmatch(text, len(name))]
+        known = max(begun, key=len, default="")
+        match = _SIGNED.fullmatch(text, len(known)) if known else _FORM.fullmatch(text)
         if match is None:
             raise OptionError(f"--given {text}: expected COL=VALUE, COL=A|B, COL!=VALUE, COL>VALUE, COL<=VALUE …")
-        name, sign, value = match["name"], match["sign"], match["value"]
-        wish = _wish(sign, value)
+        name, wish = known or match["name"], _wish(match["sign"], match["value"])
         if name in found:
             if not isinstance(wish, Between) or not isinstance(found[name], Between):
                 raise OptionError(f"--given: {name!r} is given twice")
@@ -145,6 +158,7 @@ def _wish(sign: str, value: str) -> Any:
         case "<" | "<=":
             return Between(high=value, below=sign == "<")
         case "!=":
-            return Among(tuple(value.split("|")) if value else (), other=True)  # without a value: any, but not missing
+            # Without a value: any, but not missing.
+            return Among(tuple(value.split("|")) if value.strip() else (), other=True)
         case _:
             return Among(tuple(value.split("|"))) if "|" in value else value

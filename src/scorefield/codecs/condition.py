@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scorefield.codecs.between import Among, Between, allowed, in_numbers, whole
+from scorefield.codecs.between import Among, Between, allowed, in_numbers, settled
 from scorefield.codecs.grids import WHOLE, Grid, grid_of
 from scorefield.data.schema import suggestion
 from scorefield.errors import DataError, OptionError
@@ -278,7 +278,8 @@ class ConditionCodec:
         position = 0
         for column in self.columns:
             if column.name in given:
-                wish = whole(given[column.name], column.categories or ())
+                wish = settled(given[column.name], [str(name) for name in column.categories or ()])
+                wish = None if wish == "" else wish
                 part = self.seen[:, position : position + column.features]
                 if isinstance(wish, Between | Among):
                     within &= column.meant(wish, part)
