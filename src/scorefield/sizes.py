@@ -19,19 +19,23 @@ class Size:
 
 
 def vector_size(rows: int, names: bool) -> Size:
-    """Of points and tables: a wide network only remembers few rows.
+    """Of points and tables: a wide network, or a long training, only remembers few rows.
+
+    After long training the rows drawn are closer to new ones, as they are nearly those learnt from, while new rows
+    become less likely and holes are filled too surely: by 16 nats for wine, 143 rows, from 750 steps to 2000, and by 11
+    for red wine, 1280 rows, from 6000 to 12 000.
 
     Args:
         rows: to learn from.
         names: whether some numbers stand about vertices; names take longer to learn, and bear a faster rate.
     """
     if names:
-        if rows < 300:
-            return Size(width=64, batch=256, optimiser="adam", learning_rate=2e-3, steps=2000, budget=50)
+        if rows < 200:
+            return Size(width=64, batch=256, optimiser="adam", learning_rate=2e-3, steps=800, budget=50)
         if rows < 1000:
-            return Size(width=64, batch=256, optimiser="adam", learning_rate=2e-3, steps=3000, budget=50)
+            return Size(width=64, batch=256, optimiser="adam", learning_rate=2e-3, steps=1500, budget=50)
         if rows < 3000:
-            return Size(width=96, batch=256, optimiser="adam", learning_rate=3e-3, steps=12_000, budget=100)
+            return Size(width=96, batch=256, optimiser="adam", learning_rate=3e-3, steps=6000, budget=100)
         if rows < 20_000:
             return Size(width=128, batch=512, optimiser="adam", learning_rate=4e-3, steps=12_000, budget=100)
         return Size(width=256, batch=1024, optimiser="adam", learning_rate=5e-3, steps=20_000, budget=120)

@@ -92,7 +92,8 @@ class ConditionColumn:
         missing = _missing(values)
         if missing.any() and not self.gaps:
             raise OptionError(
-                f"condition {self.name!r} has {int(missing.sum())} missing cells, and had none in training"
+                f"condition {self.name!r} has {int(missing.sum())} missing cells, the first in data row "
+                f"{int(np.flatnonzero(missing)[0]) + 1}, and had none in training"
             )
         encoded = torch.zeros(len(missing), self.features)
         there = np.ma.getdata(np.asanyarray(values, dtype=None if isinstance(values, np.ndarray) else object))[~missing]
