@@ -173,7 +173,7 @@ def _as_numbers(values: Number | Ordered | Clock, wish: Between, name: str) -> t
     if isinstance(values, Number):
         return values, in_numbers(wish, name)
     try:
-        return values.number, values.in_ticks(wish)
+        return values.number, values.counted(wish)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise OptionError(f"--given {name}: {error}") from error
 

@@ -18,7 +18,7 @@ from scorefield.codecs.clock import Clock
 from scorefield.codecs.table import TableCodec
 from scorefield.data import Table
 from scorefield.data.clock import DAY, PER_SECOND, of_ticks
-from scorefield.errors import OptionError
+from scorefield.errors import DataError, OptionError
 from scorefield.given import given_row
 from scorefield.overrides import override
 
@@ -70,6 +70,20 @@ def test_what_they_are_is_said() -> None:
     ]
     (line,) = TableCodec.fit(column(half + DAY, "duration[s]")).describe()
     assert line.startswith("c: durations from 1 days 00:00:00 to 1 days 19:30:00")
+
+
+def test_nanoseconds_of_months_come_back_where_they_are_whole_seconds() -> None:
+    counts = np.random.default_rng(0).integers(0, 400 * DAY, 200)
+    data = column(counts * 10**9, "duration[ns]")
+    codec = fitted(data)
+    assert codec.decode(codec.spread(data)[0]).columns.equals(data.columns)
+    (entry,) = codec.columns
+    assert isinstance(entry.values, Clock)
+    assert entry.values.per == 10**9
+    finer = column(counts * 10**9 + 400_000_000, "duration[ns]")  # of new rows, which stand for the nearest second
+    assert codec.decode(codec.spread(finer)[0]).columns.equals(data.columns)
+    with pytest.raises(DataError, match="cannot be told apart"):
+        fitted(column(counts * 10**9 + np.arange(200), "duration[ns]"))
 
 
 def test_one_time_beside_gaps_and_one_throughout_come_back() -> None:

@@ -308,7 +308,9 @@ def test_cells_that_are_missing_are_a_value_of_their_own() -> None:
     assert not np.ma.getmaskarray(near["heat"]).any()
     assert set(near["kind"].tolist()) <= {"sun", None}
     # Where none was missing, one that is missing is an error.
-    with pytest.raises(OptionError, match="'month' has 1 missing cells, the first in data row 1, and had none in training"):
+    with pytest.raises(
+        OptionError, match="'month' has 1 missing cells, the first in data row 1, and had none in training"
+    ):
         codec.draw(range(2), {"month": None}, seed=0)
     assert codec.columns[0].unusable(["rain", None]) == {}
     assert codec.columns[1].unusable([1, None]) == {1: "condition 'month' is missing, and never was in training"}

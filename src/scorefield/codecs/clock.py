@@ -1,17 +1,18 @@
-"""Columns of times of day and of durations: numbers of the unit that they are kept in."""
+"""Columns of times of day and of durations: whole numbers of seconds, or of the part of one that they need."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor
 
 from scorefield.blocks import Block
 from scorefield.codecs.between import Between
 from scorefield.codecs.cells import Cells
 from scorefield.codecs.number import Number
-from scorefield.data.clock import in_words, of_texts, of_ticks, ticks
+from scorefield.data.clock import PER_SECOND, in_words, of_texts, of_ticks, ticks
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,18 +23,24 @@ class Clock:
     """A column of times of day, or of durations.
 
     Args:
-        number: how their whole numbers are encoded.
+        number: how they are encoded, counted by `per`.
         type_name: Arrow's name of their type, such as "time32[s]" or "duration[ms]".
+        per: how many of the type's unit are one of the number's: nanoseconds that are whole seconds need no nine digits
+            more, which float64 does not have for a month.
     """
 
     number: Number
     type_name: str
+    per: int
     kind = "time"
 
     @staticmethod
     def fit(name: str, column: pa.ChunkedArray) -> Clock:
         """Measure the times that are there, missing cells aside."""
-        return Clock(Number.fit(name, ticks(column.drop_null()).to_numpy()), str(column.type))
+        counts = ticks(column.drop_null()).to_numpy()
+        units = [per for per in (10**9, 10**6, 10**3) if per <= PER_SECOND[column.type.unit]]
+        per = next((per for per in units if not (counts % per).any()), 1)
+        return Clock(Number.fit(name, counts // per), str(column.type), per)
 
     @property
     def type(self) -> pa.DataType:
@@ -68,20 +75,24 @@ class Clock:
 
     def cells(self, column: pa.ChunkedArray) -> Cells:
         """Of n values; missing ones are of no account."""
-        return self.number.cells(ticks(column))
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        return self.number.cells(pc.divide(ticks(column).cast(pa.float64(), safe=False), float(self.per)))
 
     def decode(self, x: Tensor, kind: pa.DataType) -> pa.Array:
         """n values from (n, d), within the range that was seen."""
         import pyarrow as pa
 
-        return of_ticks(self.number.decode(x, pa.float64()).to_numpy(), kind)
+        counts = np.round(self.number.decode(x, pa.float64()).to_numpy()).astype(np.int64)
+        return of_ticks(counts * self.per, kind)
 
     def unusable(self, column: pa.ChunkedArray) -> dict[int, str]:
         """Why cells cannot be encoded, by row from 0: any can."""
         return {}
 
-    def in_ticks(self, wish: Between) -> Between:
-        """A range whose ends are text or times, in whole numbers.
+    def counted(self, wish: Between) -> Between:
+        """A range whose ends are text or times, in numbers.
 
         Raises:
             ValueError: for text that is no time.
@@ -89,31 +100,31 @@ class Clock:
         """
         import pyarrow as pa
 
-        def end(value: Any) -> int | None:
+        def end(value: Any) -> float | None:
             if value is None:
                 return None
             kind = self.type
             known = pa.array([value])
             count: int = ticks(of_texts(known, kind) if isinstance(value, str) else known.cast(kind))[0].as_py()
-            return count
+            return count / self.per
 
         return replace(wish, low=end(wish.low), high=end(wish.high))
 
     def describe(self) -> str:
         """What it is, for `inspect`."""
-        value, kind = self.number.value, self.type
+        value, kind, per = self.number.value, self.type, self.per
         what = "times of day" if self.type_name.startswith("time") else "durations"
         ends = [value.low, value.high, *self.number.spikes]
-        often = ", ".join(in_words(spike, kind) for spike in self.number.spikes)
-        return f"{what} from {in_words(min(ends), kind)} to {in_words(max(ends), kind)}" + (
+        often = ", ".join(in_words(spike * per, kind) for spike in self.number.spikes)
+        return f"{what} from {in_words(min(ends) * per, kind)} to {in_words(max(ends) * per, kind)}" + (
             f"; many rows have {often}" if often else ""
         )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {"kind": self.kind, "number": self.number.to_json(), "type": self.type_name}
+        return {"kind": self.kind, "number": self.number.to_json(), "type": self.type_name, "per": self.per}
 
     @staticmethod
     def from_json(fields: dict[str, Any]) -> Clock:
         """The column whose `to_json` gave these fields."""
-        return Clock(Number.from_json(fields["number"]), fields["type"])
+        return Clock(Number.from_json(fields["number"]), fields["type"], fields["per"])
