@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ import pytest
 import torch
 
 from scorefield import features
+from scorefield.codecs.between import Among
 from scorefield.data import Array, Images, Table, read, write
+from scorefield.data.clock import PER_SECOND, in_words, of_ticks
 from scorefield.errors import DataError, OptionError
 from scorefield.features import Features, columns_to_read
 from scorefield.randomness import Noise, Stream
@@ -231,3 +235,29 @@ def test_law_rows_spread_by_the_middle_are_the_encoded_rows_with_their_condition
     assert bound is not None
     assert conditions is not None
     assert torch.equal(bound, conditions)
+
+
+@pytest.mark.parametrize("kind", ["time32[s]", "time64[us]", "duration[ms]"])
+def test_times_and_durations_as_conditions_keep_their_type_and_are_given_by_their_text(kind: str) -> None:
+    unit = PER_SECOND[pa.type_for_alias(kind).unit]
+    counts = np.random.default_rng(0).integers(1, 6, 200) * 3600 * unit
+    data = table(x=np.arange(200.0) % 7, t=of_ticks(counts, pa.type_for_alias(kind)))
+    fitted = Features.fit(data, ["t"], 0)
+    again = Features.from_json(json.loads(json.dumps(fitted.to_json())), fitted.conditions.seen)  # type: ignore[union-attr]
+    assert again.clocks == {"t": kind}
+    x, conditions = again.encode(data)
+    assert again.decode(x, conditions).columns.equals(data.columns)  # type: ignore[union-attr]
+    # Of text, or of another unit, they are the same.
+    words = pa.chunked_array([pa.array([in_words(int(count), pa.type_for_alias(kind)) for count in counts])])
+    text = replace(data, columns=data.columns.set_column(1, "t", words))
+    assert torch.equal(again.encode(text)[1], conditions)  # type: ignore[arg-type]
+    assert not again.unusable_rows(text)
+    drawn = again.conditions.draw(range(9), {"t": again.told("t", "02:00")}, 0)  # type: ignore[union-attr]
+    at_two = of_ticks(np.full(9, 7200 * unit), pa.type_for_alias(kind)).to_pylist()
+    assert again.decode(x[:9], drawn).columns["t"].to_pylist() == at_two  # type: ignore[union-attr]
+    assert again.told("t", Among(("02:00", at_two[0]))).values[0] == again.told("t", at_two[0])
+    with pytest.raises(OptionError, match="--given t=soon: the model was told"):
+        again.told("t", "soon")
+    wrong = replace(data, columns=data.columns.set_column(1, "t", pa.array(["soon"] * 200)))
+    with pytest.raises(DataError, match="the model was told"):
+        again.encode(wrong)

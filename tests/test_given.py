@@ -161,6 +161,11 @@ def test_a_part_of_a_whole_number_is_no_value_of_a_column_of_integers(people: pa
         with pytest.raises(OptionError, match=r"--given age=2\.5: the column holds int"):
             given_row(codec, {"age": wish})
     assert given_row(codec, {"age": 40.0}).values == {"age": 40}
+    for wish in (True, 2**70, "x", date(2020, 1, 1)):
+        with pytest.raises(OptionError, match="--given age="):
+            given_row(codec, {"age": wish})
+    with pytest.raises(OptionError, match="a range of numbers has numbers as its ends"):
+        given_row(codec, {"age": Between(low=10**400)})
 
 
 # -- encoded ----------------------------------------------------------------------------------------------------------

@@ -303,7 +303,7 @@ class Bundle(Parts):
             OptionError: for columns that are not there.
         """
         codec, names = self.features.codec, self.features.condition_names
-        own = {name: wish for name, wish in given.items() if name in names}
+        own = {name: self.features.told(name, wish) for name, wish in given.items() if name in names}
         others = {name: wish for name, wish in given.items() if name not in names}
         if not others or not isinstance(codec, TableCodec):
             return {**own, **others}, None

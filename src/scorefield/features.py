@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,11 +12,13 @@ from torch import Tensor
 
 from scorefield.blocks import Blocks
 from scorefield.codecs.base import Codec
+from scorefield.codecs.between import Among, Between
 from scorefield.codecs.cells import Cells
 from scorefield.codecs.choose import codec_from_json, fit_codec
 from scorefield.codecs.condition import ConditionCodec
 from scorefield.codecs.table import TableCodec
 from scorefield.data.checks import check_finite
+from scorefield.data.clock import is_clock, of_texts
 from scorefield.data.kinds import Data, Images, Table
 from scorefield.errors import DataError, OptionError
 from scorefield.randomness import Noise, Stream
@@ -39,11 +41,13 @@ class Features:
         codec: of what is modelled.
         conditions: of what it is conditioned on, or None.
         order: column names of a table in the user's order, () for other data.
+        clocks: Arrow's name of the type of those conditions that are times or durations, which are told as text.
     """
 
     codec: Codec
     conditions: ConditionCodec | None
     order: tuple[str, ...]
+    clocks: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
     def fit(data: Data, condition: Sequence[str], seed: int, types: Mapping[str, str] | None = None) -> Features:
@@ -66,7 +70,11 @@ class Features:
         _check_types(types or {}, data, condition)
         codec = TableCodec.fit(rest, types) if isinstance(rest, Table) else fit_codec(rest)
         conditions = ConditionCodec.fit(values, seed) if values else None
-        return Features(codec, conditions, tuple(data.columns.column_names) if isinstance(data, Table) else ())
+        if not isinstance(data, Table):
+            return Features(codec, conditions, ())
+        types_of = {name: data.columns.schema.field(name).type for name in condition}
+        clocks = {name: str(kind) for name, kind in types_of.items() if is_clock(kind)}
+        return Features(codec, conditions, tuple(data.columns.column_names), clocks)
 
     @property
     def condition_names(self) -> list[str]:
@@ -91,7 +99,7 @@ class Features:
 
     def take(self, data: Data, device: torch.device) -> Take:
         """How training takes rows of this data by number; those of a table stand in their cells anew each time."""
-        rest, values = _take_out(data, self.condition_names)
+        rest, values = _take_out(data, self.condition_names, self.clocks)
         conditions = None if self.conditions is None else self.conditions.encode(values).to(device)
         if isinstance(self.codec, TableCodec):
             # In float64 a part at a time: of a million rows of twenty columns they would be gigabytes.
@@ -126,7 +134,7 @@ class Features:
         """
         if not len(data):
             raise DataError(f"{data.source}: no rows, at least 1 is needed")
-        rest, values = _take_out(data, self.condition_names)
+        rest, values = _take_out(data, self.condition_names, self.clocks)
         check_finite(rest)
         return self.codec.encode(rest), None if self.conditions is None else self.conditions.encode(values)
 
@@ -144,7 +152,9 @@ class Features:
         found: dict[int, str] = {}
         for column in self.conditions.columns if self.conditions else ():
             values = (
-                data.columns[column.name].to_pylist() if isinstance(data, Table) else data.label_columns[column.name]
+                _told(data.columns[column.name], self.clocks.get(column.name)).to_pylist()
+                if isinstance(data, Table)
+                else data.label_columns[column.name]
             )
             found |= {row: reason for row, reason in column.unusable(values).items() if row not in found}
         rest = _without(data, self.condition_names)
@@ -170,7 +180,7 @@ class Features:
             line = data.first_line if isinstance(data, Table) else None
             where = f"row {row + 1}" + (f" (line {line + row})" if line is not None else "")
             raise DataError(f"{data.source}: {len(unusable)} rows have no density; the first is {where}: {reason}")
-        rest, values = _take_out(data, self.condition_names)
+        rest, values = _take_out(data, self.condition_names, self.clocks)
         return *self.codec.spread(rest, u), None if self.conditions is None else self.conditions.encode(values)
 
     def to_fill(self, data: Table) -> tuple[Table, Tensor | None]:
@@ -181,7 +191,7 @@ class Features:
         """
         if not len(data):
             raise DataError(f"{data.source}: no rows, at least 1 is needed")
-        rest, values = _take_out(data, self.condition_names)
+        rest, values = _take_out(data, self.condition_names, self.clocks)
         assert isinstance(rest, Table)
         check_finite(rest)
         return rest, None if self.conditions is None else self.conditions.encode(values)
@@ -191,7 +201,7 @@ class Features:
 
         Numbers of a table stand somewhere in their cells, as they do in training.
         """
-        rest, _ = _take_out(data, self.condition_names)
+        rest, _ = _take_out(data, self.condition_names, self.clocks)
         numbers = _MEASURED_IN_CELLS if isinstance(self.codec, TableCodec) else _MEASURED
         most = max(4000, numbers // max(1, int(np.prod(self.codec.shape))))
         if len(rest) > most:
@@ -206,12 +216,34 @@ class Features:
         data = self.codec.decode(x)
         if self.conditions is None or condition is None:
             return data
-        return _put_back(data, self.conditions.decode(condition), self.order)
+        return _put_back(data, self.conditions.decode(condition), self.order, self.clocks)
+
+    def told(self, name: str, wish: Any) -> Any:
+        """A value or a choice for a condition, times by the text that they are told as.
+
+        Raises:
+            OptionError: for text that is no time.
+        """
+        import pyarrow as pa
+
+        if name not in self.clocks or wish is None or wish == "" or isinstance(wish, Between):
+            return wish
+        if isinstance(wish, Among):
+            return replace(wish, values=tuple(self.told(name, value) for value in wish.values))
+        try:
+            return _told(pa.array([wish]), self.clocks[name])[0].as_py()
+        except DataError as error:
+            raise OptionError(f"--given {name}={wish}: {error}") from error
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; the conditions seen are kept as a tensor beside them."""
         conditions = None if self.conditions is None else self.conditions.to_json()
-        return {"codec": self.codec.to_json(), "conditions": conditions, "order": list(self.order)}
+        return {
+            "codec": self.codec.to_json(),
+            "conditions": conditions,
+            "order": list(self.order),
+            "clocks": dict(self.clocks),
+        }
 
     @staticmethod
     def from_json(fields: dict[str, Any], seen: Tensor | None) -> Features:
@@ -219,7 +251,7 @@ class Features:
         conditions = None
         if fields["conditions"] is not None and seen is not None:
             conditions = ConditionCodec.from_json(fields["conditions"], seen)
-        return Features(codec_from_json(fields["codec"]), conditions, tuple(fields["order"]))
+        return Features(codec_from_json(fields["codec"]), conditions, tuple(fields["order"]), fields["clocks"])
 
 
 def columns_to_read(columns: Sequence[str] | None, condition: Sequence[str]) -> list[str] | None:
@@ -243,12 +275,31 @@ def _check_types(types: Mapping[str, str], data: Data, condition: Sequence[str])
             raise OptionError(f"--column-type {name}: a condition has the type of its values")
 
 
-def _take_out(data: Data, names: Sequence[str]) -> tuple[Data, dict[str, np.ndarray]]:
-    """The data without these columns or labels, and the columns, each (n,)."""
+def _take_out(
+    data: Data, names: Sequence[str], clocks: Mapping[str, str] | None = None
+) -> tuple[Data, dict[str, np.ndarray]]:
+    """The data without these columns or labels, and the columns, each (n,); times and durations of known types."""
     _check_names(names, _names(data), data.source)
     if not isinstance(data, Table):
         return _without(data, names), {name: np.asarray(data.label_columns[name]) for name in names}
-    return _without(data, names), {name: _masked(data.columns[name]) for name in names}
+    return _without(data, names), {name: _masked(_told(data.columns[name], (clocks or {}).get(name))) for name in names}
+
+
+def _told(column: Any, clock: str | None = None) -> Any:
+    """A column of conditions, times and durations as text, once they are of a type.
+
+    Raises:
+        DataError: for cells that are none.
+    """
+    import pyarrow as pa
+
+    if clock is not None and str(column.type) != clock:
+        kind = pa.type_for_alias(clock)
+        try:
+            column = of_texts(column, kind) if pa.types.is_string(column.type) else column.cast(kind)
+        except (pa.ArrowException, ValueError) as error:
+            raise DataError(f"the model was told {clock}, got {column.type}: {error}") from error
+    return column.cast(pa.string()) if is_clock(column.type) else column
 
 
 def _masked(column: pa.ChunkedArray) -> np.ndarray:
@@ -276,7 +327,7 @@ def _names(data: Data) -> list[str]:
     return list(data.columns.column_names) if isinstance(data, Table) else list(data.label_columns)
 
 
-def _put_back(data: Data, values: dict[str, np.ndarray], order: tuple[str, ...]) -> Data:
+def _put_back(data: Data, values: dict[str, np.ndarray], order: tuple[str, ...], clocks: Mapping[str, str]) -> Data:
     if isinstance(data, Table):
         import pyarrow as pa
 
@@ -284,7 +335,10 @@ def _put_back(data: Data, values: dict[str, np.ndarray], order: tuple[str, ...])
         for name, column in values.items():
             # Text that is missing throughout does not say that it is text.
             kind = pa.string() if column.dtype.kind == "O" else None
-            columns[name] = pa.chunked_array([pa.array(column, kind)])
+            told = pa.array(column, kind)
+            columns[name] = pa.chunked_array(
+                [of_texts(told, pa.type_for_alias(clocks[name])) if name in clocks else told]
+            )
         kept = [name for name in order if name in columns]  # others were left out
         return replace(data, columns=pa.table([columns[name] for name in kept], names=kept))
     name, labels = next(iter(values.items()))

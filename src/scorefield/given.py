@@ -6,20 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from scorefield.codecs.between import Among, Between, allowed, in_numbers, settled
-from scorefield.codecs.category import Category
+from scorefield.codecs.category import Category, named
 from scorefield.codecs.cells import Cells
-from scorefield.codecs.clock import Clock
-from scorefield.codecs.column import Column
+from scorefield.codecs.clock import Clock, counted
+from scorefield.codecs.column import Column, Values
 from scorefield.codecs.number import Number
 from scorefield.codecs.ordered import Ordered
 from scorefield.codecs.support import Support
 from scorefield.codecs.table import TableCodec
 from scorefield.codecs.taken import Constant, LeftOut
-from scorefield.data.clock import of_texts
+from scorefield.data.clock import is_clock, of_texts, ticks
 from scorefield.data.kinds import Table
 from scorefield.data.schema import suggestion
 from scorefield.errors import OptionError
@@ -67,6 +68,8 @@ def given_row(codec: TableCodec, given: Mapping[str, Any], conditions: Sequence[
     Raises:
         OptionError: for columns that are not modelled, values that were never seen, and ranges that hold none.
     """
+    import pyarrow as pa
+
     for name in given:
         _check_modelled(codec, name, conditions)
     cells, known, constraints = [], [], []
@@ -75,7 +78,10 @@ def given_row(codec: TableCodec, given: Mapping[str, Any], conditions: Sequence[
         wish, kind = given.get(column.name, _ANY), codec.type_of(column)
         wish = settled(wish, column.values.values if isinstance(column.values, Category) else ())
         if isinstance(wish, Among):
-            wish = replace(wish, values=tuple(_value(value, kind, column.name) for value in wish.values))
+            named_as = tuple(_value(value, kind, column.name) for value in wish.values)
+            if isinstance(column.values, Category):  # which has dates and times by their text
+                named_as = tuple(named(pa.array([value], kind))[0].as_py() for value in named_as)
+            wish = replace(wish, values=named_as)
         elif wish is not _ANY and not isinstance(wish, Between):
             wish = values[column.name] = None if wish is None or wish == "" else _value(wish, kind, column.name)
         own, is_known = _cells(column, wish, kind)
@@ -83,7 +89,7 @@ def given_row(codec: TableCodec, given: Mapping[str, Any], conditions: Sequence[
         known.append(is_known)
         if isinstance(wish, Between | Among):
             places = torch.arange(codec.place(column.name).start + column.gaps, codec.place(column.name).stop)
-            constraint = _constraint(column, wish, places)
+            constraint = _constraint(column, wish, places, kind)
             constraints += [] if constraint is None else [constraint]
     return Given(Cells.beside(cells), torch.cat(known, dim=1), tuple(constraints), values)
 
@@ -120,10 +126,11 @@ def _cells(column: Column, wish: Any, kind: pa.DataType) -> tuple[Cells, Tensor]
     cell = pa.chunked_array([pa.array([wish], kind)])
     for reason in column.unusable(cell).values():
         raise OptionError(f"--given {column.name}={wish}: it {reason}")
-    if isinstance(column.values, Number) and isinstance(column.values.value.grid, Support):
+    number = column.values.number if isinstance(column.values, Clock) else column.values
+    if isinstance(number, Number) and isinstance(number.value.grid, Support):
         # Beyond its ends a value would be taken for the last one.
-        ends = column.values.value.grid.edges
-        if not ends[0] <= wish <= ends[-1] and wish not in column.values.spikes:
+        ends, value = number.value.grid.edges, _counted(column.values, wish)
+        if not ends[0] <= value <= ends[-1] and value not in number.spikes:
             raise OptionError(f"--given {column.name}={wish}: there were {column.describe()} in training")
     known[:] = True
     return column.cells(cell), known
@@ -134,18 +141,27 @@ def _value(wish: Any, kind: pa.DataType, name: str) -> Any:
     import pyarrow as pa
 
     try:
-        return (of_texts(pa.array([wish]), kind)[0] if isinstance(wish, str) else pa.scalar(wish).cast(kind)).as_py()
-    except (pa.ArrowException, TypeError, ValueError) as error:
+        if isinstance(wish, str):
+            return of_texts(pa.array([wish]), kind)[0].as_py()
+        # Made of that type at once, a float would lose what is behind its point, and a number be a time.
+        rounded = is_clock(kind) or (pa.types.is_integer(kind) and isinstance(wish, float | np.floating))
+        return (pa.scalar(wish).cast(kind) if rounded else pa.scalar(wish, kind)).as_py()
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise OptionError(f"--given {name}={wish}: the column holds {kind}: {error}") from error
 
 
-def _constraint(column: Column, wish: Between | Among, places: Tensor) -> Constraint | None:
+def _counted(values: Values, wish: Any) -> float:
+    """A value as the number that it is encoded by."""
+    return float(counted(Between(low=wish), values.type, values.per).low if isinstance(values, Clock) else wish)
+
+
+def _constraint(column: Column, wish: Between | Among, places: Tensor, kind: pa.DataType) -> Constraint | None:
     """What a choice or a range asks of the numbers at some places; None where it leaves no choice."""
     values, name = column.values, column.name
     if wish == Among((), other=True):
         return None  # whatever is there
     if isinstance(values, Category):
-        meant_names = torch.tensor(allowed(wish, values.values, name, values.listed))
+        meant_names = torch.tensor(_names_meant(values, wish, kind))
         return None if bool(meant_names.all()) else Vertices(places, values.vertices.points, meant_names)
     if isinstance(wish, Among) or not isinstance(values, Number | Ordered | Clock):
         raise OptionError(f"--given {name}: {column.describe()} can be given a value{_RANGES.get(values.kind, '')}")
@@ -161,6 +177,19 @@ def _constraint(column: Column, wish: Between | Among, places: Tensor) -> Constr
     return IntervalOrVertices(places, number.vertices.points, spikes, low, high)
 
 
+def _names_meant(values: Category, wish: Between | Among, kind: pa.DataType) -> list[bool]:
+    """Which of a column's names are meant; few times are names, and have an order all the same."""
+    import pyarrow as pa
+
+    if isinstance(wish, Among) or not is_clock(kind):
+        return allowed(wish, values.values, values.name, values.listed)
+    try:
+        ends = counted(wish, kind)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise OptionError(f"--given {values.name}: {error}") from error
+    return allowed(ends, ticks(values.array(kind)).to_pylist(), values.name, values.listed)
+
+
 _RANGES = {kind.kind: " or a range" for kind in (Number, Ordered, Clock)}
 
 
@@ -173,7 +202,7 @@ def _as_numbers(values: Number | Ordered | Clock, wish: Between, name: str) -> t
     if isinstance(values, Number):
         return values, in_numbers(wish, name)
     try:
-        return values.number, values.counted(wish)
+        return values.number, counted(wish, values.type, values.per)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise OptionError(f"--given {name}: {error}") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import time, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ import pytest
 import torch
 
 from scorefield import api, recipes
-from scorefield.codecs.between import wishes
+from scorefield.codecs.between import Among, wishes
+from scorefield.codecs.category import Category
 from scorefield.codecs.choose import codec_from_json
 from scorefield.codecs.clock import Clock
 from scorefield.codecs.table import TableCodec
-from scorefield.data import Table
+from scorefield.data import Table, read, write
 from scorefield.data.clock import DAY, PER_SECOND, of_ticks
 from scorefield.errors import DataError, OptionError
 from scorefield.given import given_row
@@ -82,8 +84,53 @@ def test_nanoseconds_of_months_come_back_where_they_are_whole_seconds() -> None:
     assert entry.values.per == 10**9
     finer = column(counts * 10**9 + 400_000_000, "duration[ns]")  # of new rows, which stand for the nearest second
     assert codec.decode(codec.spread(finer)[0]).columns.equals(data.columns)
-    with pytest.raises(DataError, match="cannot be told apart"):
-        fitted(column(counts * 10**9 + np.arange(200), "duration[ns]"))
+    wide = column(counts * 10**9 + np.arange(200), "duration[ns]", x=np.arange(200) % 7)
+    assert "c: left out, durations of a range too wide for their unit, duration[ns]" in fitted(wide).describe()
+
+
+def test_times_are_read_from_text_and_text_from_times(tmp_path: Path) -> None:
+    counts = np.random.default_rng(0).integers(0, DAY, 200)
+    data = column(counts * 10**6, "time64[us]")
+    codec = fitted(data)
+    write(data, tmp_path / "t.csv")
+    again = read(tmp_path / "t.csv")
+    assert isinstance(again, Table)
+    assert torch.equal(codec.encode(again), codec.encode(data))
+    text = Table(pa.table({"c": pa.array(["12:30", "08:00:05", "18:00:00"])}), source="u.csv")
+    assert codec.decode(codec.encode(text)).columns["c"].to_pylist() == [time(12, 30), time(8, 0, 5), time(18)]
+    with pytest.raises(DataError, match=r"u.csv: column 'c' holds string, .*'24:00' is no time of a day"):
+        codec.encode(Table(pa.table({"c": pa.array(["24:00"])}), source="u.csv"))
+    # Some of another form were text in training; a file of the others alone is read as times.
+    (tmp_path / "mixed.csv").write_text("c\n" + "12:30\n08:00:05\n18:00\n" * 40)
+    mixed = TableCodec.fit(read(tmp_path / "mixed.csv"))  # type: ignore[arg-type]
+    (tmp_path / "short.csv").write_text("c\n12:30\n18:00\n")
+    assert mixed.unusable(read(tmp_path / "short.csv")) == {}
+
+
+def test_few_times_are_names_that_have_an_order() -> None:
+    data = column(np.tile([12, 13, 18], 100) * 3600, "time32[s]", x=np.arange(300) % 40 + 0.5)
+    codec = fitted(data)
+    assert codec.decode(codec.encode(data)).columns.equals(data.columns)
+    assert isinstance(codec.columns[0].values, Category)
+    for text, expected in (("c>12:30", [False, True, True]), ("c=12:00|18:00", [True, False, True])):
+        (constraint,) = given_row(codec, wishes([text])).constraints
+        assert constraint.allowed.flatten().tolist() == expected  # type: ignore[attr-defined]
+    assert given_row(codec, {"c": Among((time(13), time(18)))}).constraints
+    with pytest.raises(OptionError, match="none of its values is meant"):
+        given_row(codec, wishes(["c>18:30"]))
+    ordered = TableCodec.fit(data, {"c": "ordered:18:00<12:00<13:00"})
+    assert ordered.decode(ordered.encode(data)).columns.equals(data.columns)
+    with pytest.raises(OptionError, match="'noon' is not a time"):
+        TableCodec.fit(data, {"c": "ordered:18:00<noon<13:00"})
+
+
+def test_odd_times_beyond_those_seen_are_refused_where_only_these_are_drawn() -> None:
+    odd = np.sort(np.random.default_rng(0).integers(0, 60_000, 50))
+    codec = fitted(column(np.tile(odd, 40), "time32[s]"))
+    assert isinstance(codec.columns[0].values, Clock)
+    given_row(codec, {"c": of_ticks(odd[-1:], pa.time32("s"))[0].as_py()})
+    with pytest.raises(OptionError, match="--given c=23:59:59: there were c: times of day"):
+        given_row(codec, {"c": time(23, 59, 59)})
 
 
 def test_one_time_beside_gaps_and_one_throughout_come_back() -> None:

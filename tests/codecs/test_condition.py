@@ -149,6 +149,16 @@ def test_names_with_bars_and_values_that_are_not_missing_are_meant() -> None:
     assert set(above.tolist()) == {1, 2}
 
 
+def test_a_value_that_no_row_within_a_range_has_is_said_and_the_range_is_kept() -> None:
+    codec = ConditionCodec.fit(weather())
+    with pytest.warns(
+        UserWarning, match="kind=sun does not occur within the ranges and choices given.* within what else"
+    ):
+        drawn = codec.decode(codec.draw(range(50), {"kind": "sun", "heat": Between(high=0.0)}, 0))
+    assert set(drawn["kind"]) == {"sun"}
+    assert drawn["heat"].max() <= 0
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -308,10 +318,10 @@ def test_cells_that_are_missing_are_a_value_of_their_own() -> None:
     assert not np.ma.getmaskarray(near["heat"]).any()
     assert set(near["kind"].tolist()) <= {"sun", None}
     # Where none was missing, one that is missing is an error.
-    with pytest.raises(
-        OptionError, match="'month' has 1 missing cells, the first in data row 1, and had none in training"
-    ):
+    with pytest.raises(OptionError, match="--given month=: it was never missing in training"):
         codec.draw(range(2), {"month": None}, seed=0)
+    with pytest.raises(OptionError, match="'month' has 1 missing cells, the first in data row 2, and had none in"):
+        codec.columns[1].encode([1, None])
     assert codec.columns[0].unusable(["rain", None]) == {}
     assert codec.columns[1].unusable([1, None]) == {1: "condition 'month' is missing, and never was in training"}
 

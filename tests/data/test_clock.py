@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scorefield.data.clock import DAY, PER_SECOND, in_minutes, in_words, of_texts, of_ticks, ticks
+from scorefield.data.clock import DAY, PER_SECOND, as_text, in_words, of_texts, of_ticks, ticks
 
 TIMES = {"time32[s]": "s", "time32[ms]": "ms", "time64[us]": "us", "time64[ns]": "ns"}
 DURATIONS = {f"duration[{unit}]": unit for unit in PER_SECOND}
@@ -24,8 +24,7 @@ def test_law_whole_numbers_and_words_come_back(data: st.DataObject, kind_and_uni
     column = of_ticks(np.array(counts), kind)
     assert column.type == kind
     assert ticks(column).to_pylist() == counts
-    seconds = [count // PER_SECOND[kind.unit] * PER_SECOND[kind.unit] for count in counts]
-    assert ticks(of_texts(pa.array([in_words(count, kind) for count in seconds]), kind)).to_pylist() == seconds
+    assert ticks(of_texts(pa.array([in_words(count, kind) for count in counts]), kind)).to_pylist() == counts
 
 
 @pytest.mark.parametrize(
@@ -64,10 +63,21 @@ def test_drawn_times_stay_within_the_day() -> None:
     assert of_ticks(np.array([-3.2, DAY + 0.4]), pa.time32("s")).to_pylist() == [time(0), time(23, 59, 59)]
 
 
-def test_minutes_are_told_from_seconds() -> None:
-    assert in_minutes(pa.chunked_array([of_ticks(np.array([60, 7200]), pa.time32("s"))]))
-    assert not in_minutes(pa.chunked_array([of_ticks(np.array([60, 7201]), pa.time32("s"))]))
-    assert not in_minutes(pa.chunked_array([pa.array([60, 7200])]))
+@pytest.mark.parametrize(
+    ("counts", "kind", "texts"),
+    [
+        ([60, 7200], "time32[s]", ["00:01", "02:00"]),
+        ([60, 7201], "time32[s]", ["00:01:00", "02:00:01"]),
+        ([60_000, 7_200_000], "time32[ms]", ["00:01", "02:00"]),
+        ([1_000_000, 2_000_000], "time64[us]", ["00:00:01", "00:00:02"]),
+        ([1_000_000, 2_000_001], "time64[us]", ["00:00:01.000000", "00:00:02.000001"]),
+        ([60, 7200], "duration[s]", ["60", "7200"]),
+    ],
+)
+def test_times_are_written_in_the_shortest_form_that_is_enough(counts: list[int], kind: str, texts: list[str]) -> None:
+    column = pa.chunked_array([of_ticks(np.array(counts), pa.type_for_alias(kind))])
+    assert as_text(column).to_pylist() == texts
+    assert of_texts(as_text(column), pa.type_for_alias(kind)).to_pylist() == column.to_pylist()
 
 
 def test_other_types_are_read_by_arrow() -> None:

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from scorefield.betas import linear_betas
 from scorefield.discrete import Discrete
-from scorefield.errors import SamplingError
+from scorefield.errors import OptionError, SamplingError
 from scorefield.exact import Empirical, Gaussian, GaussianMixture
-from scorefield.model import Denoiser
+from scorefield.model import Denoiser, NetworkDenoiser
 from scorefield.noise import EDM, VE, VP, Flow, Schedule, SubVP, Time
-from scorefield.parametrization import Estimate
+from scorefield.parametrization import X0, Estimate
 from scorefield.randomness import Noise, Stream
 from scorefield.samplers.grids import karras
 from scorefield.samplers.loop import Predictor, sample
@@ -405,3 +405,27 @@ def test_steps_keep_the_type_of_x(schedule: Schedule, mixture: Mixture) -> None:
 def test_a_share_of_noise_outside_zero_to_one_is_refused(eta: float) -> None:
     with pytest.raises(SamplingError, match=r"eta must lie in \[0, 1\], got"):
         Ancestral(eta)
+
+
+def test_a_step_to_no_noise_at_all_is_made_where_the_model_knows_that_level() -> None:
+    law = Gaussian(torch.tensor([1.0]), torch.tensor([[0.25]]), Flow())
+    grid = torch.linspace(1, 0, 41, dtype=torch.float64)
+    x = Stream(0, "x").normal(200, (1,), dtype=torch.float64)
+    for predictor, error in ((Heun(), 2e-3), (Euler(), 0.05), (Ancestral(eta=0.0), 0.05)):
+        drawn = sample(law, 200, (1,), grid, predictor, seed=0, denoise=False, start=x)
+        assert float((drawn - (1 + 0.5 * x)).abs().max()) < error  # the flow of a Gaussian keeps each row's place
+    network = NetworkDenoiser(torch.nn.Identity(), Flow(), X0, 1.0)
+    network.network.forward = lambda x, c_noise, condition: x
+    with pytest.raises(OptionError, match="levels with noise only"):
+        sample(network, 3, (1,), grid, Heun(), seed=0, denoise=False)
+
+
+def test_long_steps_to_little_noise_keep_the_digits_of_single_precision() -> None:
+    # Caught: ε read off (x − αx0)/σ at the level below, whose rounding is then stretched by the whole step: 3e-3.
+    law = Gaussian(torch.zeros(1), torch.ones(1, 1), EDM(0.002, 80.0))
+    grid, x = torch.tensor([80.0, 0.002], dtype=torch.float64), 80 * Stream(0, "x").normal(500, (1,))
+    single, double = (
+        sample(law, 500, (1,), grid, Heun(), seed=0, denoise=False, start=x.to(kind))
+        for kind in (torch.float32, torch.float64)
+    )
+    assert float((single - double).abs().max()) < 1e-4

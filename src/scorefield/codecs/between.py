@@ -74,7 +74,7 @@ def in_numbers(wish: Between, name: str) -> Between:
     """
     try:
         ends = [None if end is None else float(end) for end in (wish.low, wish.high)]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise OptionError(f"--given {name}: a range of numbers has numbers as its ends: {error}") from error
     if any(end is not None and math.isnan(end) for end in ends):
         raise OptionError(f"--given {name}: a range has no end that is not a number")

@@ -91,25 +91,6 @@ class Clock:
         """Why cells cannot be encoded, by row from 0: any can."""
         return {}
 
-    def counted(self, wish: Between) -> Between:
-        """A range whose ends are text or times, in numbers.
-
-        Raises:
-            ValueError: for text that is no time.
-            pyarrow.ArrowException: for what is neither.
-        """
-        import pyarrow as pa
-
-        def end(value: Any) -> float | None:
-            if value is None:
-                return None
-            kind = self.type
-            known = pa.array([value])
-            count: int = ticks(of_texts(known, kind) if isinstance(value, str) else known.cast(kind))[0].as_py()
-            return count / self.per
-
-        return replace(wish, low=end(wish.low), high=end(wish.high))
-
     def describe(self) -> str:
         """What it is, for `inspect`."""
         value, kind, per = self.number.value, self.type, self.per
@@ -128,3 +109,22 @@ class Clock:
     def from_json(fields: dict[str, Any]) -> Clock:
         """The column whose `to_json` gave these fields."""
         return Clock(Number.from_json(fields["number"]), fields["type"], fields["per"])
+
+
+def counted(wish: Between, kind: pa.DataType, per: int = 1) -> Between:
+    """A range whose ends are text or times of a type, in numbers of so many of its units.
+
+    Raises:
+        ValueError: for text that is no time.
+        pyarrow.ArrowException: for what is neither.
+    """
+    import pyarrow as pa
+
+    def end(value: Any) -> float | None:
+        if value is None:
+            return None
+        known = pa.array([value])
+        count: int = ticks(of_texts(known, kind) if isinstance(value, str) else known.cast(kind))[0].as_py()
+        return count / per
+
+    return replace(wish, low=end(wish.low), high=end(wish.high))

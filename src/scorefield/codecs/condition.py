@@ -107,7 +107,7 @@ class ConditionColumn:
         if self.categories is None:
             try:
                 numbers = np.asarray(values, dtype=np.float64)
-            except ValueError as error:
+            except (TypeError, ValueError, OverflowError) as error:
                 raise OptionError(f"condition {self.name!r} is a number: {error}") from error
             if not np.isfinite(numbers).all():
                 raise OptionError(f"condition {self.name!r} must be finite")
@@ -281,6 +281,8 @@ class ConditionCodec:
             if column.name in given:
                 wish = settled(given[column.name], [str(name) for name in column.categories or ()])
                 wish = None if wish == "" else wish
+                if wish is None and not column.gaps:
+                    raise OptionError(f"--given {column.name}=: it was never missing in training")
                 part = self.seen[:, position : position + column.features]
                 if isinstance(wish, Between | Among):
                     within &= column.meant(wish, part)
@@ -316,9 +318,11 @@ class ConditionCodec:
             for name, value in given.items()
             if (name in named and not isinstance(value, Between | Among)) or value is None
         )
+        does = "do" if bool(within.all()) else "does"
+        of_them = " together" if bool(within.all()) else " within the ranges and choices given"
         warnings.warn(
-            f"{together} do not occur together in the {len(self.seen)} training rows kept: samples are a guess, "
-            "and other conditions are drawn from all rows",
+            f"{together} {does} not occur{of_them} in the {len(self.seen)} training rows kept: samples are a guess, "
+            f"and other conditions are drawn from all rows{'' if bool(within.all()) else ' within what else is given'}",
             stacklevel=3,
         )
         return self._random_or_all(within)

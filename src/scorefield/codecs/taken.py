@@ -15,7 +15,7 @@ from scorefield.codecs.clock import Clock
 from scorefield.codecs.column import Column, Values
 from scorefield.codecs.number import Number
 from scorefield.codecs.ordered import Ordered
-from scorefield.data.clock import is_clock
+from scorefield.data.clock import is_clock, of_texts
 from scorefield.data.kinds import Table
 from scorefield.data.schema import suggestion
 from scorefield.errors import DataError, OptionError
@@ -136,8 +136,7 @@ def _seen(name: str, present: pa.ChunkedArray, distinct: pa.Array) -> tuple[Valu
     if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
         return (Category.fit(name, present), "one date") if different == 1 else (Calendar.fit(name, present), "dates")
     if is_clock(kind):
-        what = "times of day" if pa.types.is_time(kind) else "durations"
-        return (Category.fit(name, present), "one of them") if different == 1 else (Clock.fit(name, present), what)
+        return _clock(name, present, different, "times of day" if pa.types.is_time(kind) else "durations")
     if pa.types.is_boolean(kind):
         return Category.fit(name, present), "truth values"
     if pa.types.is_string(kind):
@@ -150,6 +149,16 @@ def _seen(name: str, present: pa.ChunkedArray, distinct: pa.Array) -> tuple[Valu
     values = present.to_numpy()
     reason = _identifier(name, values, different) if values.dtype.kind in "iu" else ""
     return (None, reason) if reason else (Number.fit(name, values), "numbers")
+
+
+def _clock(name: str, present: pa.ChunkedArray, different: int, what: str) -> tuple[Values | None, str]:
+    """Of times and durations: names where they are few."""
+    if different == 1 or (different <= FEW and len(present) >= FEW * different):
+        return Category.fit(name, present), f"few different {what}"
+    try:
+        return Clock.fit(name, present), what
+    except DataError:
+        return None, f"{what} of a range too wide for their unit, {present.type}"
 
 
 def _nearly_numbers(texts: pa.ChunkedArray) -> str:
@@ -212,8 +221,8 @@ def _order(name: str, present: pa.ChunkedArray, text: str) -> tuple[Any, ...]:
 
     words = [word.strip() for word in text.split("<")]
     try:
-        order = named(pa.array(words).cast(present.type)).to_pylist()
-    except pa.ArrowException as error:
+        order = named(of_texts(pa.array(words), present.type)).to_pylist()
+    except (pa.ArrowException, ValueError) as error:
         raise OptionError(f"--column-type {name}=ordered:{text}: no values of {present.type}: {error}") from error
     lacking = sorted(set(named(present).unique().to_pylist()) - set(order))
     if lacking or len(set(order)) < len(order):

@@ -54,11 +54,9 @@ def of_texts(texts: Any, kind: pa.DataType) -> Any:
 
     if not is_clock(kind):
         return texts.cast(kind)
-    return (
-        pa.array([None if text is None else _ticks(text, kind) for text in texts.to_pylist()], pa.int64())
-        .cast(pa.int32() if pa.types.is_time32(kind) else pa.int64())
-        .cast(kind)
-    )
+    counts = pa.array([None if text is None else _ticks(text, kind) for text in texts.to_pylist()], pa.int64())
+    found = counts.cast(pa.int32() if pa.types.is_time32(kind) else pa.int64()).cast(kind)
+    return pa.chunked_array([found]) if isinstance(texts, pa.ChunkedArray) else found
 
 
 def _ticks(text: str, kind: pa.DataType) -> int:
@@ -83,18 +81,24 @@ def _ticks(text: str, kind: pa.DataType) -> int:
 
 def in_words(count: float, kind: pa.DataType) -> str:
     """A whole number of the unit of a type as text, such as 12:30:05 or 1 days 02:30:00."""
-    sign, parts = "-" if count < 0 else "", Fraction(round(abs(count)), PER_SECOND[kind.unit])
-    days, rest = divmod(parts, DAY)
-    seconds, part = divmod(rest, 1)
+    unit = PER_SECOND[kind.unit]
+    whole, part = divmod(round(abs(count)), unit)
+    days, seconds = divmod(whole, DAY)
     clock = f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
-    return sign + (f"{days} days " if days else "") + clock + (f"{float(part):g}"[1:] if part else "")
+    fraction = f".{part:0{len(str(unit)) - 1}d}".rstrip("0") if part else ""
+    return ("-" if count < 0 else "") + (f"{days} days " if days else "") + clock + fraction
 
 
-def in_minutes(column: pa.ChunkedArray) -> bool:
-    """Whether times of day are all of whole minutes, and need no seconds when they are written."""
+def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Times of day as text in the shortest form that is enough for all of them; durations as whole numbers."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
+    text = column.cast(pa.string())
     if not pa.types.is_time(column.type):
-        return False
+        return text
     counts = ticks(column).drop_null().to_numpy()
-    return bool((counts % (60 * PER_SECOND[column.type.unit]) == 0).all())
+    for seconds, characters in ((60, 5), (1, 8)):
+        if (counts % (seconds * PER_SECOND[column.type.unit]) == 0).all():
+            return pc.utf8_slice_codeunits(text, 0, characters)
+    return text

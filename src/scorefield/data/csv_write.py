@@ -6,7 +6,7 @@ import csv
 import io
 from typing import TYPE_CHECKING, BinaryIO
 
-from scorefield.data.clock import in_minutes
+from scorefield.data.clock import as_text, is_clock
 from scorefield.data.csv_scan import MISSING, as_header
 from scorefield.data.kinds import Table
 from scorefield.errors import DataError
@@ -64,12 +64,10 @@ def _reads_as_header(data: Table) -> bool:
 
 
 def _as_text(columns: pa.Table) -> pa.Table:
-    """A table whose times of day are text, in the shorter of two forms that is enough for all of a column."""
-    import pyarrow.compute as pc
-
+    """A table whose times of day are text, in the shortest form that is enough for all of a column."""
     for place, (name, column) in enumerate(zip(columns.column_names, columns.columns, strict=True)):
-        if in_minutes(column):
-            columns = columns.set_column(place, name, pc.utf8_slice_codeunits(column.cast("string"), 0, 5))
+        if is_clock(column.type):
+            columns = columns.set_column(place, name, as_text(column))
     return columns
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 
+from scorefield.data.clock import PER_SECOND, is_clock, ticks
 from scorefield.data.kinds import Array, Data, Images, Table
 
 if TYPE_CHECKING:
@@ -123,7 +124,9 @@ def _columns(data: Data) -> dict[str, np.ndarray]:
     if isinstance(data, Table):
         table = data.columns
         numeric = [f.name for f in table.schema if str(f.type).startswith(("int", "uint", "float", "double"))]
-        return {name: table[name].to_numpy().astype(np.float64) for name in numeric}
+        found = {name: table[name].to_numpy().astype(np.float64) for name in numeric}
+        clocks = [f for f in table.schema if is_clock(f.type)]
+        return found | {f"{f.name} (s)": ticks(table[f.name]).to_numpy() / PER_SECOND[f.type.unit] for f in clocks}
     assert isinstance(data, Array)
     flat = data.values.reshape(len(data), -1)
     return {str(place): flat[:, place].astype(np.float64) for place in range(flat.shape[1])}

@@ -75,10 +75,13 @@ class Heun:
 def _along(model: Denoiser, x: Tensor, t: Time, h: float) -> Tensor:
     """x + h dx/dt at t, with dx/dt = α′ x̂0 + σ′ (x − α x̂0)/σ."""
     level = model.schedule.at(t)
+    estimate = model(x, level)
     alpha, sigma = _signal_and_noise(level)
     d_alpha, d_sigma = map(float, level.once(VELOCITY.row))
-    rate = h * d_sigma / sigma
-    return mix(h * d_alpha - rate * alpha, model(x, level).x0, 1 + rate, x)
+    if abs(h * d_sigma) > sigma:  # from a level below, where roundings of x would be drawn out with its noise
+        return torch.add(x, estimate.velocity, alpha=h)
+    rate = h * d_sigma / sigma if sigma else 0.0
+    return mix(h * d_alpha - rate * alpha, estimate.x0, 1 + rate, x)
 
 
 def _signal_and_noise(level: NoiseLevel) -> tuple[float, float]:
