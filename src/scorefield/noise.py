@@ -54,11 +54,7 @@ class NoiseLevel:
         return [_OneOf(self, place) for place in range(len(self.t))]
 
     def once(self, make: Callable[[NoiseLevel], tuple[Tensor, ...]]) -> tuple[Coefficient, ...]:
-        """What a function makes of this level; for one of a grid it is called once for all, and gives plain numbers.
-
-        Args:
-            make: coefficients from a level, each shaped like it.
-        """
+        """Coefficients that a function makes of this level; of a grid's once for all, and then as plain numbers."""
         return make(self)
 
     def tables(self, make: Callable[[NoiseLevel], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
@@ -71,20 +67,16 @@ class NoiseLevel:
 
     @cached_property
     def _slopes(self) -> tuple[Tensor, Tensor]:
-        def both(t: Tensor) -> tuple[Tensor, Tensor]:
-            return self.schedule.alpha(t), self.schedule.sigma(t)
-
-        d_alpha, d_sigma = torch.func.jvp(both, (self.t.contiguous(),), (torch.ones_like(self.t),))[1]
-        return d_alpha, d_sigma
+        return self.schedule.slopes(self.t)
 
     @property
     def d_alpha(self) -> Tensor:
-        """α′(t), by forward differentiation of the schedule."""
+        """α′(t)."""
         return self._slopes[0]
 
     @property
     def d_sigma(self) -> Tensor:
-        """σ′(t), by forward differentiation of the schedule."""
+        """σ′(t)."""
         return self._slopes[1]
 
     @property
@@ -169,6 +161,10 @@ class Schedule:
         """The time with this log α²/σ²: the inverse of `at(t).log_snr`, shaped like its argument."""
         raise NotImplementedError
 
+    def slopes(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """α′(t) and σ′(t), shaped like t: by forward differentiation, unless a schedule knows better."""
+        return torch.func.jvp(lambda t: (self.alpha(t), self.sigma(t)), (t.contiguous(),), (torch.ones_like(t),))[1]
+
     def at(self, t: Time, like: Tensor | None = None) -> NoiseLevel:
         """The noise level at t: the one place that shapes times to broadcast over rows.
 
@@ -239,6 +235,9 @@ class EDM(Schedule):
 
     def sigma(self, t: Tensor) -> Tensor:
         return t
+
+    def slopes(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(t), torch.ones_like(t)
 
     def time_of(self, log_snr: Tensor) -> Tensor:
         return torch.exp(-log_snr / 2)
@@ -387,6 +386,9 @@ class Flow(Schedule):
 
     def sigma(self, t: Tensor) -> Tensor:
         return t
+
+    def slopes(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.full_like(t, -1.0), torch.ones_like(t)
 
     def time_of(self, log_snr: Tensor) -> Tensor:
         return torch.sigmoid(-log_snr / 2)
