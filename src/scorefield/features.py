@@ -18,7 +18,7 @@ from scorefield.codecs.choose import codec_from_json, fit_codec
 from scorefield.codecs.condition import ConditionCodec
 from scorefield.codecs.table import TableCodec
 from scorefield.data.checks import check_finite
-from scorefield.data.clock import is_clock, of_texts
+from scorefield.data.clock import cast, is_clock, of_texts
 from scorefield.data.kinds import Data, Images, Table
 from scorefield.errors import DataError, OptionError
 from scorefield.randomness import Noise, Stream
@@ -296,7 +296,7 @@ def _told(column: Any, clock: str | None = None) -> Any:
     if clock is not None and str(column.type) != clock:
         kind = pa.type_for_alias(clock)
         try:
-            column = of_texts(column, kind) if pa.types.is_string(column.type) else column.cast(kind)
+            column = cast(column, kind)
         except (pa.ArrowException, ValueError) as error:
             raise DataError(f"the model was told {clock}, got {column.type}: {error}") from error
     return column.cast(pa.string()) if is_clock(column.type) else column

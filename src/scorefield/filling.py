@@ -20,7 +20,7 @@ from scorefield.codecs.cells import Cells
 from scorefield.codecs.table import TableCodec
 from scorefield.codecs.taken import Constant
 from scorefield.codecs.vertices import REACH
-from scorefield.data.clock import as_text, is_clock, of_texts
+from scorefield.data.clock import cast, of_texts
 from scorefield.data.kinds import Data, Table
 from scorefield.drawing import Count, OnProgress, Progress
 from scorefield.errors import DataError, OptionError
@@ -198,8 +198,7 @@ def _put_in(data: Table, codec: TableCodec, draws: int, filled: Table, places: n
             drawn = filled.columns[name]
             kind = drawn.type if _widens(column.type, drawn.type) else column.type
             own = drawn.cast(kind).take(pa.array(place)) if len(drawn) else drawn
-            there = as_text(column) if is_clock(column.type) and pa.types.is_string(kind) else column.cast(kind)
-            columns[name] = pc.if_else(column.is_null(), own, there)
+            columns[name] = pc.if_else(column.is_null(), own, cast(column, kind))
         elif name in constants and column.null_count and constants[name].value is not None:
             kind = codec.type_of(constants[name])
             columns[name] = pc.fill_null(column.cast(kind), of_texts(pa.array([constants[name].value]), kind)[0])

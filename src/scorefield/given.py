@@ -152,7 +152,9 @@ def _value(wish: Any, kind: pa.DataType, name: str) -> Any:
 
 def _counted(values: Values, wish: Any) -> float:
     """A value as the number that it is encoded by."""
-    return float(counted(Between(low=wish), values.type, values.per).low if isinstance(values, Clock) else wish)
+    if isinstance(values, Clock):
+        wish = counted(Between(low=wish), values.number.name, values.type, values.per).low
+    return float(wish)
 
 
 def _constraint(column: Column, wish: Between | Among, places: Tensor, kind: pa.DataType) -> Constraint | None:
@@ -179,15 +181,9 @@ def _constraint(column: Column, wish: Between | Among, places: Tensor, kind: pa.
 
 def _names_meant(values: Category, wish: Between | Among, kind: pa.DataType) -> list[bool]:
     """Which of a column's names are meant; few times are names, and have an order all the same."""
-    import pyarrow as pa
-
     if isinstance(wish, Among) or not is_clock(kind):
         return allowed(wish, values.values, values.name, values.listed)
-    try:
-        ends = counted(wish, kind)
-    except (pa.ArrowException, TypeError, ValueError) as error:
-        raise OptionError(f"--given {values.name}: {error}") from error
-    return allowed(ends, ticks(values.array(kind)).to_pylist(), values.name, values.listed)
+    return allowed(counted(wish, values.name, kind), ticks(values.array(kind)).to_pylist(), values.name, values.listed)
 
 
 _RANGES = {kind.kind: " or a range" for kind in (Number, Ordered, Clock)}
@@ -195,16 +191,11 @@ _RANGES = {kind.kind: " or a range" for kind in (Number, Ordered, Clock)}
 
 def _as_numbers(values: Number | Ordered | Clock, wish: Between, name: str) -> tuple[Number, Between]:
     """The numbers that a column is encoded by, and a range in them."""
-    import pyarrow as pa
-
     if isinstance(values, Ordered):
         return values.ranks, _ranked(values, wish)
     if isinstance(values, Number):
         return values, in_numbers(wish, name)
-    try:
-        return values.number, counted(wish, values.type, values.per)
-    except (pa.ArrowException, TypeError, ValueError) as error:
-        raise OptionError(f"--given {name}: {error}") from error
+    return values.number, counted(wish, name, values.type, values.per)
 
 
 def _ranked(values: Ordered, wish: Between) -> Between:

@@ -53,14 +53,15 @@ def along_axes(
         h = torch.addmm(shift, rows, own.axes)
         u = into * h
     f = network(u.reshape(x_t.shape)).to(x_t.dtype).flatten(1)
+    with _full_precision(x_t):
+        clean = None if blocks is None else blocks.clean(f, rows, level)
 
     def read(straight: Tensor, gain: Tensor, mean: Tensor, from_clean: Tensor, from_noisy: Tensor) -> Tensor:
         with _full_precision(x_t):
             y = torch.addmm(mean, torch.addcmul(straight * h, gain, f), own.axes.T)
-            if blocks is None:
+            if blocks is None or clean is None:
                 return y.reshape(x_t.shape)
-            clean = from_clean * blocks.clean(f, rows, level) + from_noisy * rows
-            return torch.where(blocks.inside(x_t), clean, y).reshape(x_t.shape)
+            return torch.where(blocks.inside(x_t), from_clean * clean + from_noisy * rows, y).reshape(x_t.shape)
 
     def in_other(other: Parametrization) -> Tensor:
         return read(*level.tables(_Coefficients(own, other, each, x_t.dtype))[2:])

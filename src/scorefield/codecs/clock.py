@@ -12,7 +12,8 @@ from scorefield.blocks import Block
 from scorefield.codecs.between import Between
 from scorefield.codecs.cells import Cells
 from scorefield.codecs.number import Number
-from scorefield.data.clock import PER_SECOND, in_words, of_texts, of_ticks, ticks
+from scorefield.data.clock import PER_SECOND, cast, in_words, of_ticks, ticks
+from scorefield.errors import OptionError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -111,20 +112,26 @@ class Clock:
         return Clock(Number.from_json(fields["number"]), fields["type"], fields["per"])
 
 
-def counted(wish: Between, kind: pa.DataType, per: int = 1) -> Between:
-    """A range whose ends are text or times of a type, in numbers of so many of its units.
+def counted(wish: Between, name: str, kind: pa.DataType, per: int = 1) -> Between:
+    """The ends, text or times of a type, as numbers of so many of its units; as `in_numbers`.
+
+    Args:
+        wish: its ends may be text.
+        name: of the column, for messages.
+        kind, per: the type, and how many of its unit are one.
 
     Raises:
-        ValueError: for text that is no time.
-        pyarrow.ArrowException: for what is neither.
+        OptionError: for ends that are no times.
     """
     import pyarrow as pa
 
     def end(value: Any) -> float | None:
         if value is None:
             return None
-        known = pa.array([value])
-        count: int = ticks(of_texts(known, kind) if isinstance(value, str) else known.cast(kind))[0].as_py()
+        count: int = ticks(cast(pa.array([value]), kind))[0].as_py()
         return count / per
 
-    return replace(wish, low=end(wish.low), high=end(wish.high))
+    try:
+        return replace(wish, low=end(wish.low), high=end(wish.high))
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise OptionError(f"--given {name}: {error}") from error

@@ -177,15 +177,10 @@ def grid_of_integers(values: np.ndarray) -> Grid:
     Args:
         values: of one column, (n,), of an integer type and within ±2⁵³.
     """
-    whole = values.astype(np.int64)
-    step = int(np.gcd.reduce(whole - whole.min()))
-    if step <= 1:
+    distinct = np.unique(values.astype(np.int64))
+    if len(distinct) == 1:
         return WHOLE
-    distinct = len(np.unique(whole))
-    tied = len(whole) >= _TIED * distinct
-    if not tied and (distinct - 2) * math.log(step) < -math.log(_CHANCE):
-        return WHOLE
-    return Grid(float(step), float(whole[0] % step), 0)
+    return _common_step(distinct, 0, len(values) >= _TIED * len(distinct)) or WHOLE
 
 
 # -- decimals ---------------------------------------------------------------------------------------------------------

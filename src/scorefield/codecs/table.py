@@ -18,7 +18,7 @@ from scorefield.codecs.column import Column
 from scorefield.codecs.degenerate import degenerate
 from scorefield.codecs.number import Number
 from scorefield.codecs.taken import Constant, Entry, LeftOut, take_columns
-from scorefield.data.clock import as_text, is_clock, of_texts
+from scorefield.data.clock import cast, of_texts
 from scorefield.data.kinds import Data, Table
 from scorefield.errors import DataError
 
@@ -280,11 +280,7 @@ def _as(table: Table, name: str, type_name: str) -> pa.ChunkedArray:
         return column
     expected = "numbers" if kind is None else str(kind)
     try:
-        if kind is not None and pa.types.is_string(column.type):
-            return of_texts(column, kind)
-        if is_clock(column.type) and kind == pa.string():
-            return as_text(column)  # of which some had another form, so that all were text
-        return column.cast(pa.float64() if kind is None else kind)
+        return cast(column, pa.float64() if kind is None else kind)
     except (pa.ArrowException, NotImplementedError, ValueError) as error:
         raise DataError(
             f"{table.source}: column {name!r} holds {column.type}, the model was trained with {expected}: {error}"

@@ -41,6 +41,21 @@ def of_ticks(values: np.ndarray, kind: pa.DataType) -> pa.Array:
     return pa.array(whole.astype(np.int32) if pa.types.is_time32(kind) else whole).cast(kind)
 
 
+def cast(column: Any, kind: pa.DataType) -> Any:
+    """Arrow's cast of its array or chunked one, and those that it lacks: `of_texts`, and `as_text` of times.
+
+    Raises:
+        ValueError, pyarrow.ArrowException: for what does not fit.
+    """
+    import pyarrow as pa
+
+    if pa.types.is_string(column.type):
+        return of_texts(column, kind)
+    if pa.types.is_string(kind) and is_clock(column.type):
+        return as_text(column)
+    return column.cast(kind)
+
+
 def of_texts(texts: Any, kind: pa.DataType) -> Any:
     """Text, Arrow's array or chunked one, as values of a type; 12:30, 12:30:05.5 and "2 days 03:00" are times.
 

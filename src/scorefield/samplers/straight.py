@@ -25,6 +25,7 @@ from scorefield.model import Denoiser
 from scorefield.noise import NoiseLevel, Time
 from scorefield.randomness import Noise
 from scorefield.samplers.multistep import lagrange
+from scorefield.samplers.predictors import signal_and_noise
 
 
 class Slope(NamedTuple):
@@ -87,9 +88,5 @@ def _weights(nodes: tuple[float, ...], h: float) -> list[float]:
 
 def _place(level: NoiseLevel, c: float) -> tuple[float, float]:
     """u, and x/w."""
-    alpha, sigma = map(float, level.once(_signal_and_noise))
+    alpha, sigma = signal_and_noise(level)
     return sigma / (c * alpha + sigma), (c * alpha + sigma) / c
-
-
-def _signal_and_noise(level: NoiseLevel) -> tuple[Tensor, Tensor]:
-    return level.alpha, level.sigma
