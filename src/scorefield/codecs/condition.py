@@ -276,25 +276,23 @@ class ConditionCodec:
         fixed: dict[int, Tensor] = {}
         within, agree = (torch.ones(len(self.seen), dtype=torch.bool) for _ in range(2))
         distance = torch.zeros(len(self.seen))
-        position = 0
-        for column in self.columns:
-            if column.name in given:
-                wish = settled(given[column.name], [str(name) for name in column.categories or ()])
-                wish = None if wish == "" else wish
-                if wish is None and not column.gaps:
-                    raise OptionError(f"--given {column.name}=: it was never missing in training")
-                part = self.seen[:, position : position + column.features]
-                if isinstance(wish, Between | Among):
-                    within &= column.meant(wish, part)
-                    position += column.features
-                    continue
-                fixed[position] = value = column.encode([wish])
-                if column.categories is None:
-                    distance += (part - value)[:, 0].square()
-                    agree &= (part == value)[:, 1:].all(1)  # of the flag, where there is one
-                else:
-                    agree &= (part == value).all(1)
-            position += column.features
+        starts = np.cumsum([0, *(column.features for column in self.columns)]).tolist()
+        for column, start, stop in zip(self.columns, starts, starts[1:], strict=False):
+            if column.name not in given:
+                continue
+            part, wish = self.seen[:, start:stop], settled(given[column.name], list(map(str, column.categories or ())))
+            if isinstance(wish, Between | Among):
+                within &= column.meant(wish, part)
+                continue
+            wish = None if wish == "" else wish
+            if wish is None and not column.gaps:
+                raise OptionError(f"--given {column.name}=: it was never missing in training")
+            fixed[start] = value = column.encode([wish])
+            if column.categories is None:
+                distance += (part - value)[:, 0].square()
+                agree &= (part == value)[:, 1:].all(1)  # of the flag, where there is one
+            else:
+                agree &= (part == value).all(1)
         if not bool(within.any()):
             raise OptionError(f"--given: none of the {len(self.seen)} training rows kept lies in all ranges given")
         places = self._agreeing(agree & within, within, given)
