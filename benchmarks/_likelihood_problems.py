@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
@@ -52,7 +52,7 @@ class Metered(Denoiser):
         scaled = torch.hypot(level.alpha, level.sigma).reciprocal() * x_t
         c_noise = level.sigma.clamp(min=1e-3).log().reshape(-1) / 4
         nothing = 0 * self.network(scaled.float(), c_noise.float()).to(x_t.dtype)
-        return replace(estimate, x0=estimate.x0 + nothing, epsilon=estimate.epsilon + nothing)
+        return Estimate(estimate.x0 + nothing, estimate.epsilon + nothing, level)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 from scorefield.build import build_model
 from scorefield.model import Denoiser, NetworkDenoiser
+from scorefield.moments import measure_moments
 from scorefield.noise import EDM
 from scorefield.noise_range import NoiseRange, measure_noise_range
 from scorefield.overrides import override
@@ -246,13 +247,14 @@ def network(name: str) -> tuple[NetworkDenoiser, int, tuple[int, ...]]:
     """A denoiser with fresh weights, its rows and their shape."""
     if name == "MLP 4 × 256":
         rows, shape, changes = 1000, (2,), ["network.width=256", "network.depth=4"]
-        measured: NoiseRange = measure_noise_range(Stream(0, "points").normal(2000, shape))
     else:
         rows, shape, changes = 64, (1, 8, 8), []
-        measured = measure_noise_range(Stream(0, "images").normal(500, shape))
+    data = Stream(0, "data").normal(2000, shape)
+    measured: NoiseRange = measure_noise_range(data)
     recipe, _ = resolve(override(auto(), changes), DataFacts(shape, 1797, measured, torch.device("cpu")))
     model = build_model(recipe, shape, 0, 0)
     assert isinstance(model, NetworkDenoiser)
+    model.moments = measure_moments(data)
     return model.eval().requires_grad_(False), rows, shape
 
 

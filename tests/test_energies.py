@@ -187,7 +187,7 @@ CRITERIA: dict[str, Criterion] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Kept(Noise):
     """Noise drawn beforehand, for a compiler cannot see into the generator."""
 

@@ -72,7 +72,8 @@ class WithShare(Denoiser):
 
     def forward(self, x_t: Tensor, t: Tensor | float) -> Estimate:
         estimate = self.truth(x_t, t)
-        return replace(estimate, variance_share=self.share(estimate.level.t).expand_as(x_t))
+        share = self.share(estimate.level.t).expand_as(x_t)
+        return Estimate(estimate.x0, estimate.epsilon, estimate.level, share)
 
 
 def line(sigma_data: float, schedule: Schedule) -> Gaussian:
@@ -304,7 +305,7 @@ class Mirrored(Denoiser):
 
     def forward(self, x_t: Tensor, t: Tensor | float) -> Estimate:
         estimate = self.truth(-x_t, t)
-        return replace(estimate, x0=-estimate.x0, epsilon=-estimate.epsilon)
+        return Estimate(-estimate.x0, -estimate.epsilon, estimate.level)
 
 
 def test_the_bound_lies_above_and_comes_near() -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
+
+_FULL = torch.float32, torch.float64
 
 # A function of the level, one for all rows as a plain number or shaped to broadcast over them.
 Coefficient = Tensor | float
@@ -26,17 +30,25 @@ def mix(a: Coefficient, x: Tensor, b: Coefficient, y: Tensor) -> Tensor:
 def times(a: float, x: Tensor) -> Tensor:
     """a·x."""
     # In lower precision a number is rounded after the product, and a tensor before it.
-    return a * x if x.dtype not in (torch.float32, torch.float64) else x * number(a, x)
+    return x * _kept(a, x.dtype, x.device) if x.dtype in _FULL and not is_compiling() else a * x
+
+
+def mix_all(a: float, x: Tensor, b: Sequence[float], y: Sequence[Tensor]) -> Tensor:
+    """a·x + Σ_j b_j·y_j, like x; of as many y as there are b."""
+    total = times(a, x)
+    for place, factor in enumerate(b):
+        total.add_(y[place], alpha=factor)
+    return total
 
 
 def number(a: float, like: Tensor) -> Tensor:
-    """A plain number as a tensor (), of a type and on a device. It is kept: to make one takes longer than a product."""
-    if torch.compiler.is_compiling():
-        return torch.full((), a, dtype=like.dtype, device=like.device)
+    """A plain number as a tensor (1,), of a type and on a device, kept: to make one takes longer than a product."""
+    if is_compiling():
+        return torch.full((1,), a, dtype=like.dtype, device=like.device)
     return _kept(a, like.dtype, like.device)
 
 
 @lru_cache(maxsize=4096)
 def _kept(a: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(False):
-        return torch.tensor(a, dtype=dtype, device=device)
+        return torch.tensor([a], dtype=dtype, device=device)

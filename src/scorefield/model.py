@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Protocol, Self, cast
 
@@ -202,7 +201,7 @@ class NetworkDenoiser(Denoiser):
                 "DataScore or ScoreNetwork for the score of the data themselves"
             )
         if not isinstance(c_noise, Tensor):
-            return c_in, number(c_noise, x_t).reshape(1)
+            return c_in, number(c_noise, x_t)
         return c_in, c_noise.reshape(-1).to(x_t.dtype)
 
     def _input_coefficients(self, level: NoiseLevel) -> tuple[Tensor, Tensor, Tensor]:
@@ -239,8 +238,7 @@ class NetworkDenoiser(Denoiser):
             x0, read = self._along_axes(x_t, level, X0)
             return Estimate(x0, when_asked(partial(read, EPSILON), x_t), level)
         output, share = self._outputs(x_t, level)
-        estimate = self.parametrization.split(output, x_t, level)
-        return estimate if share is None else replace(estimate, variance_share=share)
+        return self.parametrization.split(output, x_t, level, share)
 
     def given(self, condition: Tensor) -> Self:
         if not self.condition_features or condition.ndim != 2 or condition.shape[1] != self.condition_features:
@@ -333,7 +331,7 @@ class Rescheduled(Denoiser):
         # (α, σ) of the two levels are parallel; the ratio of their lengths is finite even where α or σ is zero.
         scale = torch.hypot(old.alpha, old.sigma) / torch.hypot(level.alpha, level.sigma)
         estimate: Estimate = self.denoiser(scale.to(x_t.dtype) * x_t, before)
-        return replace(estimate, level=level)
+        return Estimate(estimate.x0, when_asked(lambda: estimate.epsilon, x_t), level, estimate.variance_share)
 
     def given(self, condition: Tensor) -> Rescheduled:
         return Rescheduled(self.denoiser.given(condition), self.schedule)

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,6 +78,16 @@ class Moments:
             variances, rest = self.variances.to(like.device), self.rest.to(like.device)
             self._cast[key] = Moments(self.mean.to(like), self.axes.to(like), variances, rest)
         return self._cast[key]
+
+    @cached_property
+    def axes_across(self) -> Tensor:
+        """Vᵀ, (k, D)."""
+        return self.axes.T
+
+    @cached_property
+    def made(self) -> dict[Any, Any]:
+        """For others to keep what they make of these."""
+        return {}
 
     @cached_property
     def _cast(self) -> dict[tuple[torch.dtype, torch.device], Moments]:

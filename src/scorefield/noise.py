@@ -5,8 +5,7 @@
     snr = α²/σ²                                                            (3)
     x_t given x_s ~ N((α_t/α_s) x_s, σ_t² − (α_t/α_s)² σ_s²),   s < t      (4)
 
-t grows with noise and x0 is data, everywhere. Levels are computed in float64; `mixing` brings them to the
-network's type.
+t grows with noise and x0 is data. Levels are computed in float64; `mixing` brings them to the network's type.
 """
 
 from __future__ import annotations
@@ -51,18 +50,22 @@ class NoiseLevel:
 
     def each(self) -> list[NoiseLevel]:
         """The levels of a grid, t (K,), one by one; they share what `once` makes of them."""
-        return [_OneOf(self, place) for place in range(len(self.t))]
+        return [_OneOf(self, place, t) for place, t in enumerate(self.t.tolist())]
 
-    def once(self, make: Callable[[NoiseLevel], tuple[Tensor, ...]]) -> tuple[Coefficient, ...]:
+    def once(self, make: Maker) -> tuple[Coefficient, ...]:
         """Coefficients that a function makes of this level; of a grid's once for all, and then as plain numbers."""
         return make(self)
 
-    def tables(self, make: Callable[[NoiseLevel], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    def numbers(self, make: Maker) -> tuple[float, ...]:
+        """As `once`, as plain numbers, of a level that is one for all rows."""
+        return tuple(map(float, make(self)))
+
+    def tables(self, make: Maker) -> tuple[Tensor, ...]:
         """As `once`, of another function, whose tensors have a row for each time of the level and stay tensors."""
         return make(self)
 
     @cached_property
-    def _made(self) -> dict[Callable[[NoiseLevel], tuple[Tensor, ...]], list[tuple[Any, ...]]]:
+    def _made(self) -> dict[Maker, list[tuple[Any, ...]]]:
         return {}
 
     @cached_property
@@ -106,9 +109,10 @@ class _OneOf(NoiseLevel):
     of_rows = False
     _whole: NoiseLevel
     _place: int
+    _time: float
 
-    def __init__(self, whole: NoiseLevel, place: int) -> None:
-        vars(self).update(schedule=whole.schedule, _whole=whole, _place=place)
+    def __init__(self, whole: NoiseLevel, place: int, time: float) -> None:
+        vars(self).update({"schedule": whole.schedule, "_whole": whole, "_place": place, "_time": time})
 
     t = cached_property(lambda self: self._whole.t[self._place])
     alpha = cached_property(lambda self: self._whole.alpha[self._place])
@@ -116,27 +120,24 @@ class _OneOf(NoiseLevel):
     _slopes = cached_property(lambda self: tuple(slope[self._place] for slope in self._whole._slopes))
 
     def __float__(self) -> float:
-        return float(self.once(_time)[0])
+        return self._time
 
-    def once(self, make: Callable[[NoiseLevel], tuple[Tensor, ...]]) -> tuple[Coefficient, ...]:
-        return self._of_all(make, Tensor.tolist)
+    def numbers(self, make: Maker) -> tuple[float, ...]:
+        return (self._whole._made.get(make) or self._make(make, Tensor.tolist))[self._place]
 
-    def tables(self, make: Callable[[NoiseLevel], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        return self._of_all(make, lambda table: table.split(1))
+    once = numbers
 
-    def _of_all(self, make: Callable[[NoiseLevel], tuple[Tensor, ...]], apart: Callable[[Tensor], Any]) -> Any:
-        made = self._whole._made
-        if make not in made:
-            made[make] = list(zip(*map(apart, make(self._whole)), strict=True))
-        return made[make][self._place]
+    def tables(self, make: Maker) -> tuple[Tensor, ...]:
+        return (self._whole._made.get(make) or self._make(make, lambda table: table.split(1)))[self._place]
 
-
-def _time(level: NoiseLevel) -> tuple[Tensor]:
-    return (level.t,)
+    def _make(self, make: Maker, apart: Callable[[Tensor], Any]) -> list[tuple[Any, ...]]:
+        self._whole._made[make] = list(zip(*map(apart, make(self._whole)), strict=True))
+        return self._whole._made[make]
 
 
 # When: a time (), a time for each row (B,), or the level itself where it is known already.
 Time = Tensor | float | NoiseLevel
+Maker = Callable[[NoiseLevel], tuple[Tensor, ...]]  # of coefficients that are shaped like the times of a level
 
 
 class Schedule:

@@ -23,21 +23,6 @@ from scorefield.mixing import Coefficient, mix
 from scorefield.noise import NoiseLevel
 
 
-class _WhenAsked:
-    """A field that is given as a tensor or as what makes it, which is then called the first time it is read."""
-
-    def __get__(self, estimate: Estimate | None, owner: type[Estimate]) -> Tensor:
-        if estimate is None:
-            raise AttributeError("a field without a default")
-        value: Tensor | Callable[[], Tensor] = vars(estimate)["epsilon"]
-        if not isinstance(value, Tensor):
-            value = vars(estimate)["epsilon"] = value()
-        return value
-
-    def __set__(self, estimate: Estimate, value: Tensor | Callable[[], Tensor]) -> None:
-        vars(estimate)["epsilon"] = value
-
-
 def when_asked(make: Callable[[], Tensor], x_t: Tensor) -> Tensor | Callable[[], Tensor]:
     """A function, to be ε of an estimate; or what it makes, where gradients may be taken, which are those of now.
 
@@ -50,9 +35,10 @@ def when_asked(make: Callable[[], Tensor], x_t: Tensor) -> Tensor | Callable[[],
     return make() if torch.is_grad_enabled() or x_t.requires_grad or torch.compiler.is_compiling() else make
 
 
-@dataclass(frozen=True, eq=False)
 class Estimate:
     """What a model believes of x_t: the clean data and the noise in it.
+
+    A plain class, as one is made at every step: a frozen dataclass takes a microsecond longer.
 
     Args:
         x0: E[x0 given x_t], (B, *shape).
@@ -62,10 +48,24 @@ class Estimate:
             log β̃ and 1 log β (Nichol & Dhariwal 2021, Eq. 15, arXiv:2102.09672); None where it is not learned.
     """
 
-    x0: Tensor
-    epsilon: _WhenAsked = _WhenAsked()
-    level: NoiseLevel  # type: ignore[misc]  # the line above gives no default
-    variance_share: Tensor | None = None
+    def __init__(
+        self,
+        x0: Tensor,
+        epsilon: Tensor | Callable[[], Tensor],
+        level: NoiseLevel,
+        variance_share: Tensor | None = None,
+    ) -> None:
+        self.x0 = x0
+        self._epsilon = epsilon
+        self.level = level
+        self.variance_share = variance_share
+
+    @property
+    def epsilon(self) -> Tensor:
+        """E[ε given x_t], (B, *shape)."""
+        if not isinstance(self._epsilon, Tensor):
+            self._epsilon = self._epsilon()
+        return self._epsilon
 
     @property
     def score(self) -> Tensor:
@@ -110,13 +110,14 @@ class Parametrization:
         scaled = _determinant(a, b, level) * level.sigma
         return -a / scaled, level.alpha / scaled
 
-    def split(self, output: Tensor, x_t: Tensor, level: NoiseLevel) -> Estimate:
+    def split(self, output: Tensor, x_t: Tensor, level: NoiseLevel, variance_share: Tensor | None = None) -> Estimate:
         """Read a network's output as clean data and noise, by (1).
 
         Args:
             output: y, (B, *shape).
             x_t: the noisy data it was made from, (B, *shape).
             level: the noise level of x_t.
+            variance_share: of the estimate.
 
         Returns:
             the estimate, with entries of x_t's type.
@@ -126,7 +127,7 @@ class Parametrization:
         """
         solution, output = self._solved(level), output.to(x_t.dtype)
         epsilon = partial(mix, solution[2], x_t, solution[3], output)
-        return Estimate(mix(solution[0], output, solution[1], x_t), when_asked(epsilon, x_t), level)
+        return Estimate(mix(solution[0], output, solution[1], x_t), when_asked(epsilon, x_t), level, variance_share)
 
     def epsilon(self, output: Tensor, x_t: Tensor, level: NoiseLevel) -> Tensor:
         """The noise alone, as `split` reads it."""

@@ -132,7 +132,7 @@ class Stream:
         return run[skip:].reshape(len(rows), words)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # not frozen, which would take half a microsecond of every step
 class Noise:
     """The normals of one step of a sampler for its range of rows.
 

@@ -46,27 +46,30 @@ def along_axes(
     Returns:
         (B, *shape) in x_t's type, and what reads the same output in another notation.
     """
-    own, rows, each = moments.to(x_t), x_t.flatten(1), level.of_rows
-    shift, into, *factors = level.tables(_Coefficients(own, notation, each, x_t.dtype))
+    own, flat = moments.to(x_t), x_t.ndim == 2
+    rows = x_t if flat else x_t.flatten(1)
+    shift, into, *factors = level.tables(_coefficients(own, notation, level))
     # In full precision: what lies along a flat axis is a small difference of large numbers.
-    with _full_precision(x_t):
+    precisely = _full_precision(x_t)
+    with precisely:
         h = torch.addmm(shift, rows, own.axes)
         u = into * h
-    f = network(u.reshape(x_t.shape)).to(x_t.dtype).flatten(1)
-    with _full_precision(x_t):
-        clean = None if blocks is None else blocks.clean(f, rows, level)
+    f = network(u if flat else u.reshape(x_t.shape))
+    f = f if flat and f.dtype == x_t.dtype else f.to(x_t.dtype).flatten(1)
 
     def read(straight: Tensor, gain: Tensor, mean: Tensor, from_clean: Tensor, from_noisy: Tensor) -> Tensor:
-        with _full_precision(x_t):
-            y = torch.addmm(mean, torch.addcmul(straight * h, gain, f), own.axes.T)
-            if blocks is None or clean is None:
-                return y.reshape(x_t.shape)
-            return torch.where(blocks.inside(x_t), from_clean * clean + from_noisy * rows, y).reshape(x_t.shape)
+        y = torch.addmm(mean, torch.addcmul(straight * h, gain, f), own.axes_across)
+        if blocks is not None and clean is not None:
+            y = torch.where(blocks.inside(x_t), from_clean * clean + from_noisy * rows, y)
+        return y if flat else y.reshape(x_t.shape)
 
     def in_other(other: Parametrization) -> Tensor:
-        return read(*level.tables(_Coefficients(own, other, each, x_t.dtype))[2:])
+        with _full_precision(x_t):
+            return read(*level.tables(_coefficients(own, other, level))[2:])
 
-    return read(*factors), in_other
+    with precisely:
+        clean = None if blocks is None else blocks.clean(f, rows, level)
+        return read(*factors), in_other
 
 
 def _full_precision(like: Tensor) -> AbstractContextManager[object]:
@@ -75,28 +78,33 @@ def _full_precision(like: Tensor) -> AbstractContextManager[object]:
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
-@dataclass(frozen=True)
+def _coefficients(moments: Moments, notation: Parametrization, level: NoiseLevel) -> _Coefficients:
+    """Those of a level, which its grid knows again: one for all levels of a kind."""
+    key = notation, level.of_rows
+    return moments.made.get(key) or moments.made.setdefault(key, _Coefficients(moments, *key))
+
+
+@dataclass(frozen=True, eq=False)
 class _Coefficients:
     """What (1) and (2) multiply and add at a level, one row for each time: −αVᵀμ, 1/√c, those of h and of F, and aμ.
 
     Then a − bα/σ and b/σ, as y = a x0 + b ε once more, for numbers whose x0 is known otherwise.
 
     Args:
-        moments: on the device of the rows.
+        moments: of the type of the rows and on their device.
         notation: of y.
         each: whether every row has a time of its own. Tables of B times D are then made in the type of the rows, which
             has digits enough; those of one level, which a walk makes once for all its levels, in float64.
-        kind: the type of the rows.
     """
 
     moments: Moments
     notation: Parametrization
     each: bool
-    kind: torch.dtype
 
     def __call__(self, level: NoiseLevel) -> tuple[Tensor, ...]:
         variances, mean = self.moments.variances, self.moments.mean.reshape(-1)
-        made = torch.float64 if not self.each else self.kind
+        kind = self.moments.axes.dtype
+        made = torch.float64 if not self.each else kind
         a, b, alpha, sigma = (
             part.reshape(-1, 1).to(variances.device, made)
             for part in (*self.notation.row(level), level.alpha, level.sigma)
@@ -108,4 +116,4 @@ class _Coefficients:
         gain = (a * sigma - b * alpha) * variances.sqrt() * into
         shift = -alpha * (own @ self.moments.axes.to(made))
         otherwise = a - b * alpha / sigma, b / sigma
-        return tuple(part.to(self.kind) for part in (shift, into, straight, gain, a * own, *otherwise))
+        return tuple(part.to(kind) for part in (shift, into, straight, gain, a * own, *otherwise))

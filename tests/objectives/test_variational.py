@@ -246,7 +246,8 @@ class OwnVariance(Denoiser):
         self.share = nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
 
     def forward(self, x_t: Tensor, t: Tensor | float) -> Estimate:
-        return replace(self.truth(x_t, t), variance_share=self.share.expand_as(x_t))
+        estimate = self.truth(x_t, t)
+        return Estimate(estimate.x0, estimate.epsilon, estimate.level, self.share.expand_as(x_t))
 
 
 @pytest.mark.parametrize("criterion", [VariationalBound(learned), Hybrid(1.0)], ids=["bound", "hybrid"])

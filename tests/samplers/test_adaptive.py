@@ -3,7 +3,6 @@
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 import torch
@@ -250,7 +249,7 @@ class Cliff(Denoiser):
     def forward(self, x_t: Tensor, t: Tensor | float) -> Estimate:
         estimate = self.denoiser(x_t, t)
         below = (torch.as_tensor(t) < 0.5).reshape(-1, 1)
-        return replace(estimate, x0=torch.where(below, math.nan, estimate.x0))
+        return Estimate(torch.where(below, math.nan, estimate.x0), estimate.epsilon, estimate.level)
 
 
 def test_a_model_that_is_not_finite_on_the_way_is_refused_there(mixture: Mixture) -> None:

@@ -22,7 +22,7 @@ from scorefield.samplers.loop import Predictor, sample
 from scorefield.samplers.multistep import (
     DPMSolver2M,
     ExponentialAdams,
-    Seen,
+    Memory,
     UniPC,
     exact_weights,
     midpoint_weights,
@@ -169,23 +169,23 @@ class Published:
     """Planted: 3M as it is printed in code, with half the weight of the quadratic term."""
 
     def __call__(
-        self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: tuple[Seen, ...] | None, noise: Noise
-    ) -> tuple[Tensor, tuple[Seen, ...]]:
+        self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: Memory | None, noise: Noise
+    ) -> tuple[Tensor, Memory]:
         now, below = model.schedule.at(t), model.schedule.at(s)
         here, there = float(now.log_snr) / 2, float(below.log_snr) / 2
         h, m0 = there - here, model(x, t).x0
         x = below.sigma / now.sigma * x - below.alpha * math.expm1(-h) * m0
-        past = memory or ()
+        at, past = memory or Memory((), ())
         phi2 = math.expm1(-h) / h + 1
         phi3 = phi2 / h - 0.5
         if len(past) == 1:
-            x = x + below.alpha * phi2 * (m0 - past[0].x0) * h / (here - past[0].log_ratio)
+            x = x + below.alpha * phi2 * (m0 - past[0]) * h / (here - at[0])
         if len(past) == 2:
-            r0, r1 = (here - past[0].log_ratio) / h, (past[0].log_ratio - past[1].log_ratio) / h
-            first, second = (m0 - past[0].x0) / r0, (past[0].x0 - past[1].x0) / r1
+            r0, r1 = (here - at[0]) / h, (at[0] - at[1]) / h
+            first, second = (m0 - past[0]) / r0, (past[0] - past[1]) / r1
             d1 = first + (first - second) * r0 / (r0 + r1)
             x = x + below.alpha * (phi2 * d1 - phi3 * (first - second) / (r0 + r1))
-        return x, (Seen(here, m0), *past)[:2]
+        return x, Memory((here, *at)[:2], (m0, *past)[:2])
 
 
 @dataclass(frozen=True)
@@ -195,10 +195,10 @@ class Unaware:
     solver: ExponentialAdams
 
     def __call__(
-        self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: tuple[Seen, ...] | None, noise: Noise
-    ) -> tuple[Tensor, tuple[Seen, ...]]:
+        self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: Memory | None, noise: Noise
+    ) -> tuple[Tensor, Memory]:
         here, there = (float(model.schedule.at(at).log_snr) / 2 for at in (t, s))
-        even = tuple(Seen(here - (i + 1) * (there - here), one.x0) for i, one in enumerate(memory or ()))
+        even = memory and Memory(tuple(here - (i + 1) * (there - here) for i in range(len(memory.x0))), memory.x0)
         return self.solver(model, x, t, s, even, noise)
 
 
@@ -406,7 +406,7 @@ def test_what_a_corrector_moved_is_kept_by_unipc(mixture: Mixture) -> None:
             return Estimate(torch.full_like(x_t, math.sin(float(t))), torch.zeros_like(x_t), level)
 
     t, s = (torch.tensor(v, dtype=torch.float64) for v in (2.0, 1.0))
-    memory = (Seen(-math.log(3.0), torch.ones(1, 1, dtype=torch.float64)),)
+    memory = Memory((-math.log(3.0),), (torch.ones(1, 1, dtype=torch.float64),))
     x = torch.ones(1, 1, dtype=torch.float64)
     ends = [UniPC()(Deaf(), at, t, s, memory, Silent())[0] for at in (x, x + 0.4)]
     assert float(ends[1] - ends[0]) == pytest.approx(0.2, rel=1e-12)
@@ -460,8 +460,8 @@ class Loud:
     eta: float = 1.0
 
     def __call__(
-        self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: tuple[Seen, ...] | None, noise: Noise
-    ) -> tuple[Tensor, tuple[Seen, ...]]:
+        self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: Memory | None, noise: Noise
+    ) -> tuple[Tensor, Memory]:
         solver = DPMSolver2M(self.eta)
         end, memory_after = solver(model, x, t, s, memory, noise)
         h = float(model.schedule.at(s).log_snr - model.schedule.at(t).log_snr) / 2

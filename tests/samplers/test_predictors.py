@@ -3,7 +3,6 @@
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 import torch
@@ -241,7 +240,8 @@ class WithShare(Denoiser):
 
     def forward(self, x_t: Tensor, t: Tensor | float) -> Estimate:
         estimate = self.truth(x_t, t)
-        return replace(estimate, variance_share=self.share(estimate.level.t).expand_as(x_t))
+        share = self.share(estimate.level.t).expand_as(x_t)
+        return Estimate(estimate.x0, estimate.epsilon, estimate.level, share)
 
 
 def affine(predictor: Predictor, model: Denoiser, t: Tensor, s: Tensor) -> tuple[float, float]:

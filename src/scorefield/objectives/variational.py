@@ -8,7 +8,7 @@ its gradient is that of ½T(snr_{t−1} − snr_t)‖x0 − x̂0‖²/D, so its 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -69,7 +69,7 @@ class Hybrid:
 
     def __call__(self, model: ScoreModel, x0: Tensor, t: Tensor, noise: Noise) -> Tensor:
         estimate, epsilon = _estimate(model, x0, t, noise)
-        stopped = replace(estimate, x0=estimate.x0.detach(), epsilon=estimate.epsilon.detach())
+        stopped = Estimate(estimate.x0.detach(), estimate.epsilon.detach(), estimate.level, estimate.variance_share)
         bound = _bound(model.schedule, stopped, x0, epsilon, learned, self.bins)
         # ‖ε − ε̂‖² = snr ‖x0 − x̂0‖² at one x_t.
         simple = (estimate.level.snr * error_in_x0(estimate, x0, epsilon) ** 2).flatten(1).mean(1)

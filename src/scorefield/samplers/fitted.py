@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from scorefield.errors import SamplingError
-from scorefield.mixing import times
 from scorefield.model import Denoiser
 from scorefield.noise import Schedule, Time
 from scorefield.randomness import Noise
@@ -43,10 +42,11 @@ class FittedStep:
     def __call__(
         self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: Memory | None, noise: Noise
     ) -> tuple[Tensor, Memory]:
-        step = 0 if memory is None else len(self.weights) - len(memory)
+        step = 0 if memory is None else len(self.weights) - memory.shape[0]
         shares, x0 = self._shares(x)[step], model(x, t).x0
         sums = shares * x0 if memory is None else torch.addcmul(memory, shares, x0)
-        return times(self.weights[step][0], x).add_(sums[0]), sums[1:]
+        below = torch.add(sums[0], x, alpha=self.weights[step][0])
+        return below if below.dtype == x.dtype else below.to(x), sums[1:]
 
     def _shares(self, like: Tensor) -> Sequence[Tensor]:
         """For each step j the b_ij of its x̂0_j from i = j on, (number of steps from j on, 1, …, 1); made once."""

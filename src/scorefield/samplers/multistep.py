@@ -29,12 +29,13 @@ import torch
 from torch import Tensor
 
 from scorefield.errors import SamplingError
-from scorefield.mixing import times
+from scorefield.mixing import mix_all
 from scorefield.model import Denoiser
 from scorefield.noise import NoiseLevel, Schedule, Time
 from scorefield.randomness import Noise
 
 Weights = Callable[[Sequence[float], float], list[float]]
+_Place = tuple[float, ...]  # α, σ and λ of a level
 
 
 # -- weights ----------------------------------------------------------------------------------------------------------
@@ -116,27 +117,16 @@ def _dot(a: Sequence[float], b: Sequence[float]) -> float:
 # -- steps ------------------------------------------------------------------------------------------------------------
 
 
-class _Place(NamedTuple):
-    """A level in plain numbers, which cost less than tensors of one entry, and λ."""
-
-    alpha: float
-    sigma: float
-    log_ratio: float
-
-
-class Seen(NamedTuple):
-    """What the model said of clean data at a level that was passed.
+class Memory(NamedTuple):
+    """What the model said of clean data at the levels that were passed, the newest first.
 
     Args:
-        log_ratio: λ of the level.
-        x0: E[x0 given x] there, (B, *shape).
+        log_ratios: λ of each level.
+        x0: E[x0 given x] at each, (B, *shape).
     """
 
-    log_ratio: float
-    x0: Tensor
-
-
-Memory = tuple[Seen, ...]  # the newest first
+    log_ratios: tuple[float, ...]
+    x0: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -165,8 +155,8 @@ class ExponentialAdams:
         self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: Memory | None, noise: Noise
     ) -> tuple[Tensor, Memory]:
         now, below = _places(model.schedule, t, s)
-        seen = (Seen(now.log_ratio, model(x, t).x0), *_past(memory, now))[: self.order]
-        return _down(x, now, below, seen, exact_weights, self.eta, noise), _kept(seen)
+        seen = _seen(now, model(x, t).x0, memory, self.order)
+        return _down(x, now, below, seen, exact_weights, self.eta, noise), seen
 
 
 @dataclass(frozen=True)
@@ -190,8 +180,8 @@ class DPMSolver2M:
         self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: Memory | None, noise: Noise
     ) -> tuple[Tensor, Memory]:
         now, below = _places(model.schedule, t, s)
-        seen = (Seen(now.log_ratio, model(x, t).x0), *_past(memory, now))[:2]
-        return _down(x, now, below, seen, midpoint_weights, self.eta, noise), _kept(seen)
+        seen = _seen(now, model(x, t).x0, memory, 2)
+        return _down(x, now, below, seen, midpoint_weights, self.eta, noise), seen
 
 
 @dataclass(frozen=True)
@@ -219,20 +209,21 @@ class UniPC:
         self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: Memory | None, noise: Noise
     ) -> tuple[Tensor, Memory]:
         now, below = _places(model.schedule, t, s)
-        seen = (Seen(now.log_ratio, model(x, t).x0), *_past(memory, now))
-        keep, factors = _unipc_factors(self.order, now, below, _log_ratios(seen))
-        return _add(times(keep, x), factors, seen), _kept(seen[: self.order])
+        seen = _seen(now, model(x, t).x0, memory, self.order + 1)
+        keep, factors = _unipc_factors(self.order, now, below, seen.log_ratios)
+        return mix_all(keep, x, factors, seen.x0), seen
 
 
 @lru_cache(maxsize=4096)
 def _unipc_factors(order: int, now: _Place, below: _Place, seen: tuple[float, ...]) -> tuple[float, list[float]]:
     """The factors of x before it is corrected, and of x̂0 at the levels that were seen, from the two lines as one."""
+    alpha, _, here = now
     keep, factors, _ = _factors(_unipc_weights, 0.0, now, below, seen[:order])
     if len(seen) == 1:
         return keep, factors
-    nodes = [now.log_ratio - one for one in seen[1:]]
+    nodes = [here - one for one in seen[1:]]
     predicted, corrected = [0.0, *_unipc_weights(nodes, nodes[0])], _unipc_weights([0.0, *nodes], nodes[0])
-    moves = [now.alpha * (c - w) for c, w in zip(corrected, predicted, strict=True)]
+    moves = [alpha * (c - w) for c, w in zip(corrected, predicted, strict=True)]
     return keep, [keep * move + factor for move, factor in zip_longest(moves, factors, fillvalue=0.0)]
 
 
@@ -242,8 +233,8 @@ def _unipc_weights(nodes: Sequence[float], length: float) -> list[float]:
 
 def _down(x: Tensor, now: _Place, below: _Place, seen: Memory, weights: Weights, eta: float, noise: Noise) -> Tensor:
     """(1) with (2)."""
-    keep, factors, deviation = _factors(weights, eta, now, below, _log_ratios(seen))
-    x = _add(times(keep, x), factors, seen)
+    keep, factors, deviation = _factors(weights, eta, now, below, seen.log_ratios)
+    x = mix_all(keep, x, factors, seen.x0)
     return torch.add(x, noise.like(x), alpha=deviation) if eta else x
 
 
@@ -252,46 +243,33 @@ def _factors(
     weights: Weights, eta: float, now: _Place, below: _Place, seen: tuple[float, ...]
 ) -> tuple[float, list[float], float]:
     """The factors in (1) with (2) of x, of x̂0 and of z. A grid is walked again and again, so they are kept."""
-    h, rate = below.log_ratio - now.log_ratio, 1 + eta
-    if math.isinf(h):
+    (_, sigma_t, here), (alpha_s, sigma_s, there) = now, below
+    h, rate = there - here, 1 + eta
+    if math.isinf(h):  # only the newest counts
         seen = seen[:1]
-    w = weights([rate * (below.log_ratio - one) for one in seen], rate * h)
-    keep = below.sigma / now.sigma * (math.exp(-eta * h) if eta else 1.0)
-    return keep, [below.alpha * value for value in w], below.sigma * math.sqrt(-math.expm1(-2 * eta * h))
-
-
-def _add(x: Tensor, factors: Sequence[float], seen: Memory) -> Tensor:
-    for factor, one in zip(factors, seen, strict=False):  # over an infinite step only the newest counts
-        x = x.add_(one.x0, alpha=factor)
-    return x
-
-
-def _log_ratios(seen: Memory) -> tuple[float, ...]:
-    return tuple([one.log_ratio for one in seen])
+    w = weights([rate * (there - one) for one in seen], rate * h)
+    keep = sigma_s / sigma_t * (math.exp(-eta * h) if eta else 1.0)
+    return keep, [alpha_s * value for value in w], sigma_s * math.sqrt(-math.expm1(-2 * eta * h))
 
 
 def _places(schedule: Schedule, t: Time, s: Time) -> tuple[_Place, _Place]:
-    now, below = _place(schedule, t), _place(schedule, s)
-    if not below.log_ratio > now.log_ratio:
+    now, below = schedule.at(t).numbers(_place), schedule.at(s).numbers(_place)
+    if not below[2] > now[2]:
         raise SamplingError(f"a step down must end at less noise, got one from t = {float(t):g} to {float(s):g}")
     return now, below
 
 
-def _place(schedule: Schedule, t: Time) -> _Place:
-    return _Place._make(map(float, schedule.at(t).once(_in_numbers)))
-
-
-def _in_numbers(level: NoiseLevel) -> tuple[Tensor, Tensor, Tensor]:
+def _place(level: NoiseLevel) -> tuple[Tensor, Tensor, Tensor]:
     return level.alpha, level.sigma, level.alpha.log() - level.sigma.log()
 
 
-def _past(memory: Memory | None, now: _Place) -> Memory:
-    """What was seen on the way down to here; nothing after a walk that went up again, which is another path."""
-    return memory if memory and memory[0].log_ratio < now.log_ratio else ()
-
-
-def _kept(seen: Memory) -> Memory:
-    return seen if seen[0].log_ratio > -math.inf else ()
+def _seen(now: _Place, x0: Tensor, memory: Memory | None, most: int) -> Memory:
+    """What was seen on the way down to here; only x̂0 of here after a walk that went up again, which is another path."""
+    here = now[2]
+    # No polynomial goes through λ = −∞, which is the first level of a walk if any.
+    if memory is None or not -math.inf < memory.log_ratios[0] < here:
+        return Memory((here,), (x0,))
+    return Memory((here, *memory.log_ratios)[:most], (x0, *memory.x0)[:most])
 
 
 def _check(order: int, highest: int, eta: float) -> None:

@@ -41,7 +41,7 @@ class Ancestral:
     def __call__(self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: Any, noise: Noise) -> tuple[Tensor, Any]:
         now, below = model.schedule.at(t), model.schedule.at(s)
         estimate = model(x, now)
-        alpha_t, sigma_t, alpha_s, kept = (*signal_and_noise(now), *signal_and_noise(below))
+        (alpha_t, sigma_t), (alpha_s, kept) = now.numbers(signal_and_noise), below.numbers(signal_and_noise)
         if self.eta:
             step = Step(now, below)
             kept = math.sqrt(max(kept**2 - self.eta**2 * float(step.posterior_variance), 0.0))
@@ -76,19 +76,14 @@ def _along(model: Denoiser, x: Tensor, t: Time, h: float) -> Tensor:
     """x + h dx/dt at t, with dx/dt = α′ x̂0 + σ′ (x − α x̂0)/σ."""
     level = model.schedule.at(t)
     estimate = model(x, level)
-    alpha, sigma = signal_and_noise(level)
-    d_alpha, d_sigma = map(float, level.once(VELOCITY.row))
+    alpha, sigma = level.numbers(signal_and_noise)
+    d_alpha, d_sigma = level.numbers(VELOCITY.row)
     if abs(h * d_sigma) > sigma:  # from a level below, where roundings of x would be drawn out with its noise
         return torch.add(x, estimate.velocity, alpha=h)
     rate = h * d_sigma / sigma if sigma else 0.0
     return mix(h * d_alpha - rate * alpha, estimate.x0, 1 + rate, x)
 
 
-def signal_and_noise(level: NoiseLevel) -> tuple[float, float]:
-    """α and σ as plain numbers."""
-    alpha, sigma = level.once(_alpha_and_sigma)
-    return float(alpha), float(sigma)
-
-
-def _alpha_and_sigma(level: NoiseLevel) -> tuple[Tensor, Tensor]:
+def signal_and_noise(level: NoiseLevel) -> tuple[Tensor, Tensor]:
+    """α and σ, for `NoiseLevel.numbers`."""
     return level.alpha, level.sigma

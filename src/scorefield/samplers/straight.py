@@ -20,27 +20,23 @@ from typing import NamedTuple
 from torch import Tensor
 
 from scorefield.errors import SamplingError
-from scorefield.mixing import times
+from scorefield.mixing import mix_all
 from scorefield.model import Denoiser
-from scorefield.noise import NoiseLevel, Time
+from scorefield.noise import Maker, NoiseLevel, Time
 from scorefield.randomness import Noise
 from scorefield.samplers.multistep import lagrange
-from scorefield.samplers.predictors import signal_and_noise
 
 
-class Slope(NamedTuple):
-    """dw/du at a level that was passed.
+class Memory(NamedTuple):
+    """dw/du at the levels that were passed, the newest first.
 
     Args:
-        u: of the level.
-        fall: −u v = E[x0 given x] − w there, (B, *shape), by how far w falls until u = 0 if it goes straight on.
+        u: of each level.
+        falls: −u v = E[x0 given x] − w at each, (B, *shape), by how far w falls until u = 0 if it goes straight on.
     """
 
-    u: float
-    fall: Tensor
-
-
-Memory = tuple[Slope, ...]  # the newest first
+    u: tuple[float, ...]
+    falls: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -68,25 +64,34 @@ class StraightAdams:
         self, model: Denoiser, x: Tensor, t: Time, s: Time, memory: Memory | None, noise: Noise
     ) -> tuple[Tensor, Memory]:
         c = model.sigma_data if self.scale is None else self.scale
-        (u_t, r_t), (u_s, r_s) = _place(model.schedule.at(t), c), _place(model.schedule.at(s), c)
+        place = _place(c)
+        u_t, from_x = model.schedule.at(t).numbers(place)
+        u_s, to_x = model.schedule.at(s).numbers(place)
         if not u_s < u_t:
             raise SamplingError(f"a step down must end at less noise, got one from t = {float(t):g} to {float(s):g}")
-        fall = model(x, t).x0.add(x, alpha=-1 / r_t)
-        past = memory if memory and memory[0].u > u_t else ()  # nothing after a walk that went up again
-        seen = (Slope(u_t, fall), *past)[: self.order]
-        x = times(r_s / r_t, x)
-        for weight, one in zip(_weights(tuple([one.u - u_t for one in seen]), u_s - u_t), seen, strict=True):
-            x = x.add_(one.fall, alpha=-r_s * weight / one.u)
-        return x, seen
+        fall = model(x, t).x0.add(x, alpha=-from_x)
+        if memory is None or not memory.u[0] > u_t:  # nothing after a walk that went up again
+            seen = Memory((u_t,), (fall,))
+        else:
+            seen = Memory((u_t, *memory.u)[: self.order], (fall, *memory.falls)[: self.order])
+        return mix_all(from_x / to_x, x, _factors(seen.u, u_s, to_x), seen.falls), seen
 
 
 @lru_cache(maxsize=4096)
-def _weights(nodes: tuple[float, ...], h: float) -> list[float]:
-    """b_j of (2); a grid is walked again and again, so they are kept."""
-    return [h * sum(value / (n + 1) for n, value in enumerate(basis)) for basis in lagrange(nodes, h)]
+def _factors(nodes: tuple[float, ...], u_s: float, to_x: float) -> list[float]:
+    """Those of the falls, by (2); a grid is walked again and again, so they are kept."""
+    h = u_s - nodes[0]
+    bases = lagrange([node - nodes[0] for node in nodes], h)
+    weights = [h * sum(value / (n + 1) for n, value in enumerate(basis)) for basis in bases]
+    return [-weight / (node * to_x) for weight, node in zip(weights, nodes, strict=True)]
 
 
-def _place(level: NoiseLevel, c: float) -> tuple[float, float]:
-    """u, and x/w."""
-    alpha, sigma = signal_and_noise(level)
-    return sigma / (c * alpha + sigma), (c * alpha + sigma) / c
+@lru_cache(maxsize=64)
+def _place(c: float) -> Maker:
+    """u, and w/x, of a level; one function for each c, so that a grid knows it again."""
+
+    def place(level: NoiseLevel) -> tuple[Tensor, Tensor]:
+        total = c * level.alpha + level.sigma
+        return level.sigma / total, c / total
+
+    return place

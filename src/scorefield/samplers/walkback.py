@@ -160,7 +160,7 @@ def reconstruction_error(model: Denoiser, x0: Tensor, t: Time, noise: Noise) -> 
     return (x0.double() - estimate.x0.double()).square().mean().cpu()
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _Later(Noise):
     """The draws of a noise from some number on."""
 

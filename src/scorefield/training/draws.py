@@ -38,7 +38,7 @@ class Draw:
     offsets: Noise
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class PairedNoise(Noise):
     """Noise whose last `pairs` rows have −ε of the first, or ε again, and what comes after ε of their own.
 
