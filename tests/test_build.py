@@ -160,6 +160,10 @@ def test_a_fitted_solver_is_taken_by_steps_or_by_error(name: str) -> None:
     assert taken(sampled(name, tolerance=0.1), 5) == 4
     assert taken(sampled(name, steps=5), None, 0.1) == 8
     assert taken(sampled(name, steps=5), 49) == 20
+    # What none of them reaches on request the adaptive flow does.
+    closer = build_sampler(sampled(name), None, None, TOLERANCE / 90, solvers=fitted)
+    assert closer.name == ("adaptive" if name == "auto" else "fitted")
+    assert taken(sampled(name, tolerance=TOLERANCE / 90)) == 50
     # Other samplers do not look at them, and by name they are to be had in every recipe.
     assert build_sampler(sampled(name), "heun", solvers=fitted).name == "heun"
     by_name = build_sampler(sampled("heun", steps=5), name, solvers=fitted)
@@ -226,6 +230,8 @@ def test_levels_on_a_schedule_without_levels_are_refused_before_training() -> No
     [
         (sampled("auto"), (None, 1, None), "steps must be at least 2, got 1"),
         (sampled("heun"), (None, 0, None), "steps must be at least 2, got 0"),
+        (sampled("heun"), (None, 5.5, None), "steps must be a whole number, got 5.5"),
+        (sampled("auto"), ("fited", None, None), "'fited' is not known, did you mean 'fitted'"),
         (sampled("auto"), (None, 5, 0.1), "steps or a tolerance, not both: got 5 and 0.1"),
         (sampled("auto", steps=5, tolerance=0.1), (None, None, None), "sampler.steps or sampler.tolerance, not both"),
         (sampled("auto"), (None, None, 0.0), "a tolerance is positive and finite, got 0"),

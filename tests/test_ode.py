@@ -300,7 +300,7 @@ def test_a_row_without_a_field_is_named_and_the_others_are_as_without_it() -> No
     assert found.t[1] == 0
     assert float(found.t[3]) == pytest.approx(0.5, abs=1e-9)
     assert torch.allclose(found.x[3], x[3] * math.exp(-0.5), rtol=1e-5)
-    assert "not finite at t = 0" in found.faults[1]
+    assert "not finite in step 0, at t = 0" in found.faults[1]
     assert "not finite just beyond" in found.faults[3]
 
 

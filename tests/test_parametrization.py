@@ -163,6 +163,19 @@ def test_noise_is_made_once_and_only_when_it_is_read() -> None:
     assert made == [1]
 
 
+def test_noise_is_not_read_off_an_x_that_was_written_to() -> None:
+    x0, _, x_t, level = some(VP())
+    with torch.no_grad():
+        read, late = (X0.split(x0, x_t, level) for _ in range(2))
+        expected = read.epsilon.clone()
+        x_t.zero_()
+        assert torch.equal(read.epsilon, expected)
+        with pytest.raises(RuntimeError, match="x_t was written to before"):
+            _ = late.score
+    with torch.inference_mode():  # where nobody counts what is written to
+        assert X0.split(x0.clone(), x_t.clone(), level).epsilon.shape == x_t.shape
+
+
 def test_gradients_are_those_of_the_moment_of_the_estimate_not_of_the_reading() -> None:
     _, _, x_t, level = some(VP())
     output = torch.ones_like(x_t).requires_grad_()

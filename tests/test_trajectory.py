@@ -35,6 +35,7 @@ def kept(sampler: AnySampler, rows: int, model: Denoiser = MODEL, schedule: Sche
         device=torch.device("cpu"),
         denoiser=model,
         on_step=levels,
+        on_chunk=levels.begin,
     )
     return levels
 
@@ -86,7 +87,28 @@ def test_a_chunk_that_was_begun_anew_is_kept_once(monkeypatch: pytest.MonkeyPatc
             return MODEL(x_t, t)
 
     found = kept(presets.heun(5), 20, Scarce())
-    assert any(len(chunk) < 5 for chunk in found.levels)
+    assert any(len(chunk[0][1]) < 8 for chunk in found.chunks.values())
+    for name, values in found.arrays().items():
+        np.testing.assert_allclose(values, whole[name], rtol=0, atol=1e-6)
+
+
+def test_memory_that_runs_out_after_the_last_level_leaves_no_row_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = kept(presets.heun(5), 20).arrays()
+
+    class Scarce:
+        name = "heun"
+
+        def parts(self, schedule: Schedule) -> tuple[torch.Tensor, object, object]:
+            return presets.heun(5).parts(schedule)
+
+        def __call__(self, model: Denoiser, rows: range, *arguments: object, **options: object) -> torch.Tensor:
+            drawn = presets.heun(5)(model, rows, *arguments, **options)  # type: ignore[arg-type]
+            if len(rows) > 8:
+                raise MemoryError
+            return drawn
+
+    found = kept(Scarce(), 20)  # type: ignore[arg-type]
+    assert [len(chunk[0][1]) for chunk in found.chunks.values()] == [5, 5, 5, 5]
     for name, values in found.arrays().items():
         np.testing.assert_allclose(values, whole[name], rtol=0, atol=1e-6)
 
@@ -115,18 +137,18 @@ def test_the_file_holds_the_arrays_and_stays_whole(tmp_path: Path, monkeypatch: 
 def test_more_than_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     # Four levels of x and x0 of three rows of two float32.
     monkeypatch.setattr(trajectory, "_MOST_BYTES", 4 * 2 * 3 * 2 * 4)
-    kept(presets.heun(4), 3)
-    with pytest.raises(OptionError, match="draw fewer rows or take fewer steps"):
-        kept(presets.heun(5), 3)
+    check_levels(presets.heun(4), SCHEDULE, 3, (2,))
+    for sampler, rows, shape in ((presets.heun(5), 3, (2,)), (presets.heun(4), 4, (2,)), (presets.heun(4), 3, (3,))):
+        with pytest.raises(OptionError, match="draw fewer rows or take fewer steps"):
+            check_levels(sampler, SCHEDULE, rows, shape)
 
 
 @pytest.mark.parametrize("sampler", [AdaptiveFlow(), AdaptiveSDE()])
 def test_rows_with_times_of_their_own_are_refused_early_and_late(sampler: AnySampler) -> None:
     with pytest.raises(OptionError, match="adaptive ones do not"):
-        check_levels(sampler)
+        check_levels(sampler, SCHEDULE, 3, (2,))
     with pytest.raises(OptionError, match="adaptive ones do not"):
         kept(sampler, 3)
-    check_levels(presets.heun(4))
 
 
 def test_a_path_is_refused_early(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,7 +12,7 @@ from scorefield import api, recipes
 from scorefield.calculus import divergence
 from scorefield.errors import OptionError
 from scorefield.exact import Gaussian
-from scorefield.model import NetworkDenoiser
+from scorefield.model import Denoiser, NetworkDenoiser
 from scorefield.moments import Moments
 from scorefield.networks.mlp import MLP
 from scorefield.noise import EDM, VP, Flow, Schedule, SubVP
@@ -18,6 +20,9 @@ from scorefield.objectives.implicit import has_closed_trace
 from scorefield.overrides import override
 from scorefield.parametrization import EPSILON, SCORE, VELOCITY, X0, Parametrization, V, edm_f
 from scorefield.randomness import Stream
+from scorefield.samplers.grids import karras
+from scorefield.samplers.loop import sample
+from scorefield.samplers.multistep import DPMSolver2M
 
 SCHEDULES: dict[str, Schedule] = {"edm": EDM(0.01, 80.0), "vp": VP(), "flow": Flow(t_min=1e-3), "subvp": SubVP()}
 NOTATIONS = (X0, EPSILON, SCORE, V, VELOCITY, edm_f(0.7))
@@ -224,3 +229,55 @@ def test_a_level_without_noise_is_refused() -> None:
     model = whitened(Silent(), EDM(0.01, 10.0), X0, Moments.of(MEAN, ROOT @ ROOT.T))
     with pytest.raises(OptionError, match="levels with noise only"):
         model(torch.zeros(2, 3, dtype=torch.float64), 0.0)
+
+
+# -- compiled, in inference mode, and with a network that writes to what it is given -----------------------------------
+
+
+@pytest.mark.parametrize("each", [False, True], ids=["one time", "a time for each row"])
+@pytest.mark.parametrize("asked", [False, True], ids=["never asked", "asked before"])
+def test_compiled_it_says_the_same_in_one_graph(asked: bool, each: bool) -> None:
+    # Tables that are kept for the next time must not keep the graph from being traced.
+    law = truth(EDM(0.01, 80.0))
+    plain = whitened(Bent(), law.schedule, X0, Moments.of(law.mean(), law.covariance()))
+    t = torch.linspace(0.2, 0.8, 6, dtype=torch.float64) if each else torch.tensor(0.5, dtype=torch.float64)
+    x_t = noisy(law, t.expand(6))
+    expected = plain(x_t, t).x0 if asked else None
+    with torch.no_grad():
+        found = torch.compile(plain, backend="eager", fullgraph=True)(x_t, t)
+        torch.testing.assert_close(found.epsilon, plain(x_t, t).epsilon)
+    torch.testing.assert_close(found.x0, plain(x_t, t).x0.detach() if expected is None else expected.detach())
+
+
+def test_samplers_walk_a_compiled_one_as_the_plain_one() -> None:
+    law = truth(EDM(0.01, 80.0))
+    plain = whitened(Bent(), law.schedule, X0, Moments.of(law.mean(), law.covariance()))
+    grid = karras(law.schedule, 6)
+    expected = sample(plain, 8, (3,), grid, DPMSolver2M(), seed=0)
+    compiled = cast(Denoiser, torch.compile(plain, backend="eager"))
+    torch.testing.assert_close(sample(compiled, 8, (3,), grid, DPMSolver2M(), seed=0), expected)
+
+
+def test_what_inference_mode_left_behind_bears_gradients() -> None:
+    law = truth(EDM(0.01, 80.0))
+    for moments in (None, Moments.of(law.mean(), law.covariance())):
+        model = whitened(Silent(), law.schedule, X0, moments)
+        x_t = noisy(law, torch.full((4,), 0.5, dtype=torch.float64))
+        with torch.inference_mode():
+            sample(model, 4, (3,), karras(law.schedule, 3), DPMSolver2M(), seed=0, dtype=torch.float64)
+        (slope,) = torch.autograd.grad(model(x_t.requires_grad_(), 0.5).x0.sum(), x_t)
+        assert slope.isfinite().all()
+
+
+class Careless(Silent):
+    """Scales its noise in place."""
+
+    def forward(self, x: Tensor, c_noise: Tensor, condition: Tensor | None = None) -> Tensor:
+        return torch.sin(x + c_noise.mul_(2))
+
+
+def test_a_network_may_write_to_its_noise() -> None:
+    model = whitened(Careless(), EDM(0.01, 80.0), X0, None)
+    grid = karras(model.schedule, 4)
+    first, second = (sample(model, 4, (3,), grid, DPMSolver2M(), seed=0, dtype=torch.float64) for _ in range(2))
+    assert torch.equal(first, second)

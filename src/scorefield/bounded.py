@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -36,6 +38,11 @@ class Bounded(Denoiser):
             return torch.where(x0 == estimate.x0, estimate.epsilon, X0.epsilon(x0, x_t, estimate.level))
 
         return Estimate(x0, when_asked(epsilon, x_t), estimate.level, estimate.variance_share)
+
+    @property
+    def energy(self) -> Callable[[Tensor, Time], Tensor] | None:
+        """That of the denoiser where it has one: Metropolis' rule is exact with any drift, so with a bounded one."""
+        return getattr(self.denoiser, "energy", None)
 
     def given(self, condition: Tensor) -> Bounded:
         return Bounded(self.denoiser.given(condition), self.low, self.high, margin=0)

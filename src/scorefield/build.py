@@ -230,7 +230,8 @@ def build_sampler(
         steps: number of levels, or of evaluations of a fitted solver, instead of the recipe's or of the usual one.
         tolerance: of "auto" and "fitted", the distance that rows may end from the exact paths, in units of the data's
             deviation; of adaptive ones, the error of a step.
-        solvers: that were fitted to the model; without them "auto" is UniPC, or the adaptive flow for a tolerance.
+        solvers: that were fitted to the model. Without them "auto" is UniPC, or the adaptive flow for a tolerance; with
+            them, too, where none is within the tolerance.
 
     Raises:
         OptionError: for an unknown name, for options of another sampler, and for "fitted" without solvers.
@@ -239,6 +240,8 @@ def build_sampler(
     own = recipe.sampler if chosen == recipe.sampler.name else SamplerSettings(name=chosen)
     if chosen != "langevin" and (own.moves is not None or own.size is not None):
         raise OptionError(f"sampler.moves and sampler.size are of langevin, not of {chosen}")
+    if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool)):
+        raise OptionError(f"steps must be a whole number, got {steps}")
     if steps is not None and steps < 2:
         raise OptionError(f"steps must be at least 2, got {steps}")
     if steps is not None and tolerance is not None:
@@ -250,12 +253,16 @@ def build_sampler(
     if chosen in ("auto", "fitted") and count and asked:
         raise OptionError(f"sampler.steps or sampler.tolerance, not both: got {count} and {asked:g}")
     if chosen == "fitted" and solvers is None:
-        raise OptionError("no solver was fitted to this model: choose another sampler, or train it for longer")
+        raise OptionError(
+            "no solver was fitted to this model: choose another sampler, train it for longer, or call "
+            "Bundle.with_solvers"
+        )
     if chosen in ("auto", "fitted") and solvers is not None:
-        return solvers.at_most(count) if count else solvers.within(asked or TOLERANCE)
+        found = solvers.at_most(count) if count else solvers.within(asked or TOLERANCE)
+        return AdaptiveFlow(tolerance) if chosen == "auto" and tolerance and found.error > tolerance else found
     if chosen == "auto" and tolerance is not None:
         return AdaptiveFlow(tolerance)
-    sampler = unipc() if chosen == "auto" else _named(SAMPLERS, chosen, "sampler")()
+    sampler = _named({"auto": unipc, "fitted": unipc, **SAMPLERS}, chosen, "sampler")()
     if not isinstance(sampler, Sampler):
         if count:
             raise OptionError(f"{chosen} finds its steps itself: it takes a tolerance, not {count} steps")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,6 +29,8 @@ from scorefield.samplers.loop import OnStep
 from scorefield.samplers.presets import AnySampler, Sampler, Varied
 from scorefield.scoring import Scores, Scoring, refuse_degenerate, score, time_of_noise
 
+VARIED_BY = "straight_adams"  # by which rows are varied, unless another is asked for
+
 
 @dataclass(frozen=True)
 class Bundle(Parts):
@@ -39,12 +42,13 @@ class Bundle(Parts):
         *,
         seed: int = 0,
         given: Mapping[str, Any] | None = None,
-        sampler: str | None = None,
+        sampler: str | AnySampler | None = None,
         steps: int | None = None,
         tolerance: float | None = None,
         how: Filling | None = None,
         on_progress: OnProgress | None = None,
         on_step: OnStep | None = None,
+        on_chunk: Callable[[range], None] | None = None,
     ) -> Data:
         """Draw new rows in the form of the training data.
 
@@ -58,7 +62,9 @@ class Bundle(Parts):
             how: the particles and levels of the filter.
             on_progress: called with a `Progress` after each step of the sampler, at last when all rows are drawn; what
                 it raises stops the drawing.
-            on_step: called as on_step(step, t, x, x0) at each level for each chunk of rows, in units of the model.
+            on_step: called as on_step(step, t, x, x0) at each level for each chunk of rows, in units of the model; x
+                and x0 are to be read, not written to.
+            on_chunk: as in `drawing.draw`.
 
         Returns:
             a Table, an Array or Images.
@@ -98,6 +104,7 @@ class Bundle(Parts):
             denoiser=self.denoiser,
             on_progress=on_progress,
             on_step=on_step,
+            on_chunk=on_chunk,
         )
         return self.features.decode(drawn, conditions)
 
@@ -130,12 +137,13 @@ class Bundle(Parts):
         return impute(self._model, self.denoiser, self.features, read(data), draws, filling, on_progress)
 
     def sampler_for(
-        self, name: str | None = None, steps: int | None = None, tolerance: float | None = None
+        self, name: str | AnySampler | None = None, steps: int | None = None, tolerance: float | None = None
     ) -> AnySampler:
         """The sampler that these options mean.
 
         Args:
-            name: of `samplers.presets.SAMPLERS`, "fitted" or "auto", instead of the recipe's.
+            name: of `samplers.presets.SAMPLERS`, "fitted" or "auto", instead of the recipe's; or a sampler itself, with
+                no other option.
             steps: number of levels; of fitted solvers, the most evaluations.
             tolerance: of fitted solvers, how far rows may end from the exact paths, in units of the data's deviation;
                 of adaptive ones, the error of a step.
@@ -143,7 +151,12 @@ class Bundle(Parts):
         Raises:
             OptionError: for what does not go together.
         """
-        chosen = build_sampler(self.recipe, name, steps, tolerance, self.solvers)
+        if name is None or isinstance(name, str):
+            chosen = build_sampler(self.recipe, name, steps, tolerance, self.solvers)
+        elif (steps, tolerance) != (None, None):
+            raise OptionError(f"{name.name} is given as it is: it has its own steps and tolerance")
+        else:
+            chosen = name
         if isinstance(chosen, Sampler):
             try:
                 chosen.parts(self.denoiser.schedule)
@@ -171,7 +184,7 @@ class Bundle(Parts):
         noise: float,
         *,
         seed: int = 0,
-        sampler: str | None = None,
+        sampler: str | AnySampler | None = None,
         steps: int | None = None,
         on_progress: OnProgress | None = None,
     ) -> Data:
@@ -188,7 +201,7 @@ class Bundle(Parts):
             OptionError: for a level out of the model's range and samplers without a grid.
         """
         t = float(time_of_noise(self.denoiser.schedule, noise))
-        chosen = self.sampler_for("straight_adams" if sampler is None else sampler, steps)
+        chosen = self.sampler_for(VARIED_BY if sampler is None else sampler, steps)
         if not isinstance(chosen, Sampler):
             raise OptionError(f"rows are varied by a sampler with a grid to begin in, {chosen.name} has none")
         x0, conditions = self.features.encode(read(data))
@@ -209,9 +222,10 @@ class Bundle(Parts):
 
         Args:
             data: rows like those of training, or a path to some.
-            tolerance: of a step of the flow, relative and absolute, in units of the level's deviation. Rows come back
-                to some ten times this, and differ by as much between batches of other sizes, as the way up amplifies
-                the rounding of matrix products.
+            tolerance: of a step of the flow, relative and absolute, in units of the level's deviation. The middle row
+                comes back to some five times this, the worst of a hundred to some hundred times, where the flow tears
+                neighbours apart. They differ by as much between batches of other sizes, as the way up amplifies the
+                rounding of matrix products.
 
         Returns:
             (n, *shape).
@@ -222,10 +236,16 @@ class Bundle(Parts):
         """Noise to data: the inverse of `encode`.
 
         Args:
-            z: (n, *shape), as `encode` gives them, or anything between.
+            z: (n, *shape), as `encode` gives them, or anything between; n at least 1.
             conditions: (n, k), encoded, of a conditional model; by default as they occurred in training.
             tolerance: as for `encode`.
+
+        Raises:
+            OptionError: for z of another shape.
         """
+        z = torch.as_tensor(z, dtype=torch.float32)
+        if z.shape[1:] != self.features.codec.shape or not len(z):
+            raise OptionError(f"z should have shape (n, {str(self.features.codec.shape)[1:]}, got {tuple(z.shape)}")
         if conditions is None:
             conditions = self._conditions(range(len(z)), {}, 0)
         return self.features.decode(self._flow(decode, z, conditions, tolerance), conditions)
@@ -315,7 +335,9 @@ class Bundle(Parts):
         Raises:
             OptionError: for an unknown condition or category.
         """
-        condition = self._conditions(range(1), self._split(given or {})[0], seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of conditions that never occurred `sample` will say it
+            condition = self._conditions(range(1), self._split(given or {})[0], seed)
         return self.features.decode(torch.zeros(1, *self.features.codec.shape), condition)
 
     def _conditions(self, rows: range, given: Mapping[str, Any], seed: int) -> Tensor | None:

@@ -13,9 +13,8 @@ from scorefield.chunks import in_chunks
 from scorefield.model import Denoiser
 from scorefield.noise import Schedule
 from scorefield.polar import angle
-from scorefield.samplers.fitted import FittedSolver
 from scorefield.samplers.loop import OnStep
-from scorefield.samplers.presets import AnySampler, Sampler, Varied
+from scorefield.samplers.presets import AnySampler, levels_of
 
 _CHUNK = 1 << 18  # numbers drawn at a time on a processor: what its caches still serve
 _ACCELERATED = 8  # times as many on an accelerator, which is idle with less
@@ -57,6 +56,7 @@ def draw(
     denoiser: Denoiser,
     on_progress: OnProgress | None = None,
     on_step: OnStep | None = None,
+    on_chunk: Callable[[range], None] | None = None,
 ) -> Tensor:
     """Draw rows, (rows, *shape) on the host.
 
@@ -69,8 +69,9 @@ def draw(
         device: of the model.
         denoiser: whose schedule it is, and whose calls are evaluations.
         on_progress: called after each step of the sampler, and after each chunk; what it raises stops the drawing.
-        on_step: as in `samplers.loop.sample`, called for each chunk; where one is tried again as memory ran out, from
-            its first step.
+        on_step: as in `samplers.loop.sample`, called for each chunk.
+        on_chunk: called with the rows of a chunk before its first step. Where one begins with the same row as the one
+            before, that has run out of memory and is nothing.
     """
     share, count, drawn = _share_of(sampler, denoiser.schedule), Count(), []
     handle = denoiser.register_forward_hook(count.add)
@@ -83,6 +84,8 @@ def draw(
             if on_step is not None:
                 on_step(step, t, x, x0)
 
+        if on_chunk is not None:
+            on_chunk(part)
         listens = on_progress is not None or on_step is not None
         return sampler(model_of(part), part, shape, seed=seed, device=device, on_step=tell if listens else None).cpu()
 
@@ -108,9 +111,10 @@ class Count:
 
 def _share_of(sampler: AnySampler, schedule: Schedule) -> Callable[[int, Tensor], float]:
     """What share of a walk is done when a step is left, or where rows have times of their own when they are there."""
-    if isinstance(sampler, Sampler | Varied | FittedSolver):
-        levels = len(sampler.grid(schedule) if isinstance(sampler, FittedSolver) else sampler.parts(schedule)[0])
-        return lambda step, t: step / levels
+    levels = levels_of(sampler, schedule)
+    if levels is not None:
+        count = len(levels)
+        return lambda step, t: step / count
     ends = schedule.at(torch.tensor((schedule.t_min, schedule.t_max), dtype=torch.float64))
     low, high = angle(ends, 1.0).sqrt().sqrt().tolist()
 

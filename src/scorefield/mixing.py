@@ -42,13 +42,13 @@ def mix_all(a: float, x: Tensor, b: Sequence[float], y: Sequence[Tensor]) -> Ten
 
 
 def number(a: float, like: Tensor) -> Tensor:
-    """A plain number as a tensor (1,), of a type and on a device, kept: to make one takes longer than a product."""
+    """A plain number as a tensor (), of a type and on a device, kept: to make one takes longer than a product."""
     if is_compiling():
-        return torch.full((1,), a, dtype=like.dtype, device=like.device)
+        return torch.full((), a, dtype=like.dtype, device=like.device)
     return _kept(a, like.dtype, like.device)
 
 
 @lru_cache(maxsize=4096)
 def _kept(a: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(False):
-        return torch.tensor([a], dtype=dtype, device=device)
+        return torch.tensor(a, dtype=dtype, device=device)

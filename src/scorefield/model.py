@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from scorefield.blocks import Blocks
 from scorefield.calculus import plain_attention
 from scorefield.errors import OptionError
-from scorefield.mixing import Coefficient, number, times
+from scorefield.mixing import Coefficient, times
 from scorefield.moments import Moments
 from scorefield.noise import Clean, NoiseLevel, Schedule, Time
 from scorefield.parametrization import EPSILON, X0, Estimate, Parametrization, when_asked
@@ -201,7 +201,7 @@ class NetworkDenoiser(Denoiser):
                 "DataScore or ScoreNetwork for the score of the data themselves"
             )
         if not isinstance(c_noise, Tensor):
-            return c_in, number(c_noise, x_t)
+            return c_in, x_t.new_full((1,), c_noise)  # a new one, as a network may write to what it is given
         return c_in, c_noise.reshape(-1).to(x_t.dtype)
 
     def _input_coefficients(self, level: NoiseLevel) -> tuple[Tensor, Tensor, Tensor]:

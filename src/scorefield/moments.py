@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from functools import cached_property, lru_cache
-from typing import Any
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ ALL_AXES = 512  # up to this many numbers in a row the covariance is kept whole
 _AXES = 128
 _ROWS = 1 << 14  # from which few axes of many dimensions are measured
 _ROUNDS = 8  # of subspace iteration
+_PARTS = "mean", "axes", "variances", "rest"
 
 # A function of a variance, applied entry by entry.
 Spectral = Callable[[Tensor], Tensor]
@@ -44,6 +45,11 @@ class Moments:
     axes: Tensor
     variances: Tensor
     rest: Tensor
+    axes_across: Tensor = field(init=False, repr=False)  # Vᵀ, (k, D)
+    made: dict[Any, Any] = field(init=False, repr=False, default_factory=dict)  # what is made of these, for others too
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "axes_across", self.axes.T)
 
     @staticmethod
     @lru_cache(maxsize=16)  # so that what is made once of moments is made once of these too
@@ -65,41 +71,26 @@ class Moments:
         """These with all axes of so many numbers, where they have none: the same variance along each."""
         if len(self.variances):
             return self
-        if elements not in self._whole:
-            axes = torch.eye(elements, dtype=torch.float64, device=self.rest.device)
-            nothing = torch.zeros_like(self.rest)
-            self._whole[elements] = Moments(self.mean.expand(elements), axes, self.rest.expand(elements), nothing)
-        return self._whole[elements]
+        if elements not in self.made:
+            with torch.inference_mode(False):  # or gradients could never be taken through what is kept
+                axes = torch.eye(elements, dtype=torch.float64, device=self.rest.device)
+                every, nothing = self.rest.expand(elements), torch.zeros_like(self.rest)
+                self.made[elements] = Moments(self.mean.expand(elements), axes, every, nothing)
+        return cast(Moments, self.made[elements])
 
     def to(self, like: Tensor) -> Moments:
         """These on the device of a tensor, mean and axes of its type; variances stay float64."""
         key = (like.dtype, like.device)
-        if key not in self._cast:
-            variances, rest = self.variances.to(like.device), self.rest.to(like.device)
-            self._cast[key] = Moments(self.mean.to(like), self.axes.to(like), variances, rest)
-        return self._cast[key]
-
-    @cached_property
-    def axes_across(self) -> Tensor:
-        """Vᵀ, (k, D)."""
-        return self.axes.T
-
-    @cached_property
-    def made(self) -> dict[Any, Any]:
-        """For others to keep what they make of these."""
-        return {}
-
-    @cached_property
-    def _cast(self) -> dict[tuple[torch.dtype, torch.device], Moments]:
-        return {}
-
-    @cached_property
-    def _whole(self) -> dict[int, Moments]:
-        return {}
+        if key not in self.made:
+            with torch.inference_mode(False):
+                kind, device = key
+                variances, rest = self.variances.to(device), self.rest.to(device)
+                self.made[key] = Moments(self.mean.to(device, kind), self.axes.to(device, kind), variances, rest)
+        return cast(Moments, self.made[key])
 
     def to_tensors(self, prefix: str) -> dict[str, Tensor]:
         """Each by its name, to be stored; `from_tensors` makes them again."""
-        return {prefix + part.name: getattr(self, part.name).contiguous().cpu() for part in fields(self)}
+        return {prefix + name: getattr(self, name).contiguous().cpu() for name in _PARTS}
 
     @staticmethod
     def from_tensors(tensors: dict[str, Tensor], prefix: str, shape: Sequence[int]) -> Moments | None:
@@ -111,11 +102,11 @@ class Moments:
         """
         if not any(name.startswith(prefix) for name in tensors):
             return None
-        found = Moments(*(tensors.pop(prefix + part.name) for part in fields(Moments)))
+        found = Moments(*(tensors.pop(prefix + name) for name in _PARTS))
         kept, elements = found.variances.numel(), math.prod(shape)
         fits = (found.variances.ndim, found.rest.ndim, found.axes.shape[-1:]) == (1, 0, (kept,))
         if not fits or found.mean.shape not in ((), tuple(shape)) or found.axes.numel() != elements * kept:
-            shapes = {part.name: tuple(getattr(found, part.name).shape) for part in fields(Moments)}
+            shapes = {name: tuple(getattr(found, name).shape) for name in _PARTS}
             raise ValueError(f"mean and covariance are not of rows of shape {tuple(shape)}: {shapes}")
         return found
 

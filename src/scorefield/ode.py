@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -101,6 +102,7 @@ def integrate(
     strict: bool = True,
     on_attempt: OnAttempt | None = None,
     at: Tensor | None = None,
+    told: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Integrated:
     """Every row from its t0 to its t1, up or down, with steps of its own that keep (2) at most one.
 
@@ -116,6 +118,7 @@ def integrate(
         strict: whether a row that cannot go on is an error. Without it the row stays where it is, and the others go on.
         on_attempt: called before each attempt.
         at: times (K,) float64 between t0 and t1 at which x is wanted, which costs no evaluation.
+        told: what messages call times (b,) of the rows at places (b,), where t is a clock that nobody else knows.
 
     Returns:
         end points, what lies between, counts and faults.
@@ -144,7 +147,8 @@ def integrate(
     away = start != end
     walk = _begin(field, x[away], start[away], end[away], places[away], rtol, atol, tableau.order)
     result.evaluations[away] = 2
-    _leave(result, walk, ~_finite(walk.slope), "the field is not finite", names, strict)
+    leave = partial(_leave, result, names=names, strict=strict, told=told)
+    leave(walk, ~_finite(walk.slope), "the field is not finite")
     walk = walk.of(_finite(walk.slope))
     attempt = 0
     while len(walk.places):
@@ -162,9 +166,9 @@ def integrate(
         # The clock is resolved to about 2⁻⁵² of the larger of its ends.
         stuck = ~accepted & (walk.h.abs() < 2.0**-49 * torch.maximum(walk.t.abs(), walk.end.abs()))
         tired = ~there & ~stuck & torch.tensor(attempt >= max_attempts, device=x.device)
-        _leave(result, walk, stuck & walk.broken, "the field is not finite just beyond its place", names, strict)
-        _leave(result, walk, stuck & ~walk.broken, "the step falls below the resolution of the clock", names, strict)
-        _leave(result, walk, tired, f"{max_attempts} attempts are not enough", names, strict)
+        leave(walk, stuck & walk.broken, "the field is not finite just beyond its place")
+        leave(walk, stuck & ~walk.broken, "the step falls below the resolution of the clock")
+        leave(walk, tired, f"{max_attempts} attempts are not enough")
         gone = there | stuck | tired
         if gone.any():
             _write(result, walk.of(gone))
@@ -319,14 +323,24 @@ def _write(result: Integrated, walk: _Walk) -> None:
     result.x[walk.places], result.t[walk.places], result.slope[walk.places] = walk.x, walk.t, walk.slope
 
 
-def _leave(result: Integrated, walk: _Walk, which: Tensor, why: str, names: range, strict: bool) -> None:
-    """Write rows that cannot go on, and say why."""
+def _leave(
+    result: Integrated,
+    walk: _Walk,
+    which: Tensor,
+    why: str,
+    *,
+    names: range,
+    strict: bool,
+    told: Callable[[Tensor, Tensor], Tensor] | None,
+) -> None:
+    """Write rows that cannot go on, and say why, in which step and where."""
     if not which.any():
         return
     lost = walk.of(which)
     _write(result, lost)
-    for place, t in zip(lost.places.tolist(), lost.t.tolist(), strict=True):
-        result.faults[names[place]] = f"{why} at t = {t:g}"
+    times = (lost.t if told is None else told(lost.t, lost.places)).tolist()
+    for place, steps, t in zip(lost.places.tolist(), result.accepted[lost.places].tolist(), times, strict=True):
+        result.faults[names[place]] = f"{why} in step {steps}, at t = {t:g}"
     if strict:
         raise SamplingError(refusal(result.faults, len(names)))
 

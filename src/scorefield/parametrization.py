@@ -18,6 +18,7 @@ from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from scorefield.mixing import Coefficient, mix
 from scorefield.noise import NoiseLevel
@@ -30,9 +31,20 @@ def when_asked(make: Callable[[], Tensor], x_t: Tensor) -> Tensor | Callable[[],
 
     Args:
         make: gives ε, (B, *shape).
-        x_t: the noisy data it is made of, (B, *shape).
+        x_t: the noisy data it is made of, (B, *shape), which may not be written to before ε is read.
     """
-    return make() if torch.is_grad_enabled() or x_t.requires_grad or torch.compiler.is_compiling() else make
+    if torch.is_grad_enabled() or x_t.requires_grad or is_compiling():
+        return make()
+    if x_t.is_inference():  # of which no versions are counted
+        return make
+    version = x_t._version
+
+    def made() -> Tensor:
+        if x_t._version != version:
+            raise RuntimeError("x_t was written to before ε or the score was read from the estimate of it")
+        return make()
+
+    return made
 
 
 class Estimate:
@@ -137,7 +149,7 @@ class Parametrization:
     def _solved(self, level: NoiseLevel) -> Sequence[Coefficient]:
         """The two rows of (1) solved, of x0 in (y, x_t) and of ε in (x_t, y)."""
         d, *solution = level.once(self._solution)
-        if not torch.compiler.is_compiling() and not (d.all() if isinstance(d, Tensor) else d):
+        if not is_compiling() and not (d.all() if isinstance(d, Tensor) else d):
             where = level.t.flatten() if not isinstance(d, Tensor) else level.t.flatten()[(d == 0).flatten()]
             raise ValueError(f"{self.name} does not determine x0 at t = {where[0]:g}, where its determinant is zero")
         return solution

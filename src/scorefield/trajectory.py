@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,8 +15,7 @@ from torch import Tensor
 from scorefield.data.write import write_arrays
 from scorefield.errors import DataError, OptionError
 from scorefield.noise import Schedule
-from scorefield.samplers.adaptive import AdaptiveFlow, AdaptiveSDE
-from scorefield.samplers.presets import AnySampler
+from scorefield.samplers.presets import AnySampler, levels_of
 
 _MOST_BYTES = 2 << 30
 _UNEVEN = "--trajectory needs a sampler whose rows pass the same levels, and adaptive ones do not"
@@ -27,48 +27,43 @@ class Trajectory:
 
     Args:
         schedule: of the model.
-        levels: what each chunk was told, level after level: t, x and E[x0 given x].
+        chunks: by its first row what each chunk was told, level after level: t, x and E[x0 given x].
     """
 
     schedule: Schedule
-    levels: list[list[tuple[float, Tensor, Tensor | None]]] = field(default_factory=list)
-    taken: int = 0
+    chunks: dict[int, list[tuple[float, Tensor, Tensor | None]]] = field(default_factory=dict)
+    _first: int = 0
+
+    def begin(self, rows: range) -> None:
+        """Rows begin on their way; to be given as `on_chunk`. What is left of an attempt before is let go."""
+        self._first = rows.start
+        self.chunks[rows.start] = []
 
     def __call__(self, step: int, t: Tensor, x: Tensor, x0: Tensor | None) -> None:
         """Keep a level; to be given as `on_step`.
 
         Raises:
-            OptionError: for rows that have times of their own, and beyond two gibibytes.
+            OptionError: for rows that have times of their own.
         """
         if t.ndim:
             raise OptionError(_UNEVEN)
-        if step == 0:
-            self.levels.append([])
-        self.taken += 2 * x.numel() * x.element_size()
-        if self.taken > _MOST_BYTES:
-            raise OptionError(
-                f"--trajectory would keep more than {_MOST_BYTES >> 30} GiB: draw fewer rows or take fewer steps"
-            )
-        self.levels[-1].append((float(t), x.cpu().clone(), None if x0 is None else x0.cpu().clone()))
+        kept = float(t), x.cpu().clone(), None if x0 is None else x0.cpu().clone()
+        self.chunks.setdefault(self._first, []).append(kept)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """t and sigma (σ/α there) of shape (K,), x and x0 of shape (K, rows, *shape); x0 is NaN where it was not asked.
 
         K are the levels that were left, from the first draw on.
         """
-        # A chunk for which memory ran out begins again, and is kept whole only the last time.
-        most = max(len(chunk) for chunk in self.levels)
-        chunks = [chunk for chunk in self.levels if len(chunk) == most]
+        chunks = [chunk for _, chunk in sorted(self.chunks.items(), key=lambda item: item[0])]
         t = torch.tensor([level[0] for level in chunks[0]], dtype=torch.float64)
         level = self.schedule.at(t)
 
         def joined(parts: Sequence[Sequence[Tensor]]) -> np.ndarray:
             return torch.stack([torch.cat(list(part)) for part in parts]).numpy()
 
-        x = joined([[chunk[k][1] for chunk in chunks] for k in range(most)])
-        x0 = joined(
-            [[_known(chunk[k][2], chunk[k][1]) for chunk in chunks] for k in range(most)],
-        )
+        x = joined([[chunk[k][1] for chunk in chunks] for k in range(len(t))])
+        x0 = joined([[_known(chunk[k][2], chunk[k][1]) for chunk in chunks] for k in range(len(t))])
         return {"t": t.numpy(), "sigma": (level.sigma / level.alpha).numpy(), "x": x, "x0": x0}
 
     def write(self, path: str | os.PathLike[str]) -> None:
@@ -76,14 +71,21 @@ class Trajectory:
         write_arrays(self.arrays(), path)
 
 
-def check_levels(sampler: AnySampler) -> None:
-    """Refuse a sampler early.
+def check_levels(sampler: AnySampler, schedule: Schedule, rows: int, shape: Sequence[int]) -> None:
+    """Refuse a sampler early, for so many rows of a shape.
 
     Raises:
-        OptionError: for one whose rows have times of their own.
+        OptionError: for one whose rows have times of their own, and beyond two gibibytes of x and x0 at all levels.
     """
-    if isinstance(sampler, AdaptiveFlow | AdaptiveSDE):
+    levels = levels_of(sampler, schedule)
+    if levels is None:
         raise OptionError(_UNEVEN)
+    size = 2 * len(levels) * rows * math.prod(shape) * torch.finfo(torch.float32).bits // 8
+    if size > _MOST_BYTES:
+        raise OptionError(
+            f"--trajectory would keep {size / 2**30:.3g} GiB, at most {_MOST_BYTES >> 30}: draw fewer rows or take "
+            "fewer steps"
+        )
 
 
 def check_trajectory(path: Path, out: Path) -> None:

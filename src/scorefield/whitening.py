@@ -15,9 +15,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from scorefield.blocks import Blocks
 from scorefield.moments import Moments
@@ -81,7 +83,11 @@ def _full_precision(like: Tensor) -> AbstractContextManager[object]:
 def _coefficients(moments: Moments, notation: Parametrization, level: NoiseLevel) -> _Coefficients:
     """Those of a level, which its grid knows again: one for all levels of a kind."""
     key = notation, level.of_rows
-    return moments.made.get(key) or moments.made.setdefault(key, _Coefficients(moments, *key))
+    if is_compiling():
+        return _Coefficients(moments, *key)
+    if key not in moments.made:
+        moments.made[key] = _Coefficients(moments, *key)
+    return cast(_Coefficients, moments.made[key])
 
 
 @dataclass(frozen=True, eq=False)

@@ -293,7 +293,9 @@ def test_times_outside_of_the_schedule_are_refused(mixture: Mixture, schedule: S
 def test_a_row_that_is_not_finite_is_named(mixture: Mixture) -> None:
     x = normals(4, 2)
     x[2, 1] = math.nan
-    with pytest.raises(SamplingError, match=r"1 of 4 rows cannot go on, row 12: the field is not finite"):
+    with pytest.raises(
+        SamplingError, match=r"1 of 4 rows cannot go on, row 12: the field is not finite in step 0, at t = 1$"
+    ):
         probability_flow(mixture(VP()), x, 1.0, 0.01, rows=range(10, 14))
 
 

@@ -1,6 +1,8 @@
 """Walks from noise to data against the exact p_t, rows that do not depend on each other, and refusals."""
 
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -19,7 +21,7 @@ from scorefield.samplers.grids import churn, geometric, karras, restart, uniform
 from scorefield.samplers.langevin import Langevin, snr_size
 from scorefield.samplers.loop import Corrector, Predictor, first_draw, sample
 from scorefield.samplers.predictors import Ancestral, Euler, Heun
-from scorefield.samplers.stochastic import ReverseDiffusion
+from scorefield.samplers.stochastic import EulerMaruyama, ReverseDiffusion
 
 Mixture = Callable[[Schedule], GaussianMixture]
 Misfit = Callable[..., float]
@@ -341,6 +343,24 @@ def test_row_i_is_the_same_to_the_bit_whatever_is_drawn_with_it(
     assert torch.equal(rows(51)[:50], whole)
 
 
+def test_rows_drawn_by_several_processes_are_those_of_one_to_the_bit() -> None:
+    model = Gaussian(torch.zeros(2), torch.eye(2), EDM(0.1, 10.0))
+    whole = sample(model, 9, (2,), karras(model.schedule, 6), EulerMaruyama(), seed=3)
+    draw = (
+        "import sys, torch; from scorefield.exact import Gaussian; from scorefield.noise import EDM; "
+        "from scorefield.samplers.grids import karras; from scorefield.samplers.loop import sample; "
+        "from scorefield.samplers.stochastic import EulerMaruyama; "
+        "model = Gaussian(torch.zeros(2), torch.eye(2), EDM(0.1, 10.0)); rows = range(*map(int, sys.argv[1:])); "
+        "x = sample(model, rows, (2,), karras(model.schedule, 6), EulerMaruyama(), seed=3); "
+        "sys.stdout.write(x.numpy().tobytes().hex())"
+    )
+    parts = [
+        subprocess.run([sys.executable, "-c", draw, a, b], check=True, capture_output=True, text=True).stdout
+        for a, b in (("0", "4"), ("4", "9"))
+    ]
+    assert bytes.fromhex("".join(parts)) == whole.numpy().tobytes()
+
+
 @each_walk
 def test_seeds_give_other_rows_and_the_same_seed_the_same(walk: Walk, mixture: Mixture) -> None:
     schedule = EDM(0.1, 10.0)
@@ -415,6 +435,15 @@ BAD_GRIDS: dict[str, tuple[Tensor, str]] = {
     "up at the end": (torch.tensor([3.0, 1.0, 2.0]), "ends at its lowest level, got 2"),
     "not a number": (torch.tensor([3.0, math.nan, 1.0]), "finite, got nan"),
     "infinite": (torch.tensor([math.inf, 1.0]), "finite"),
+    "beyond the schedule": (torch.tensor([11.0, 1.0]), "stays between clean data and t = 10, got 11"),
+    "below clean data": (torch.tensor([1.0, -0.5]), "got -0.5"),
+}
+BAD_STARTS: dict[str, tuple[Tensor, str]] = {
+    "fewer rows": (torch.zeros(2, 2), r"a start is x of these rows, \(3, 2\) of a floating type, got \(2, 2\) of"),
+    "one for all": (torch.zeros(1, 2), r"got \(1, 2\)"),
+    "other rows": (torch.zeros(3, 4), r"got \(3, 4\)"),
+    "whole numbers": (torch.zeros(3, 2, dtype=torch.int64), "of torch.int64"),
+    "not a number": (torch.tensor([[0, 1], [0, math.nan], [1, 0]]), "1 of 3 rows of the start .*, row 1 first"),
 }
 
 
@@ -424,6 +453,17 @@ def test_a_grid_that_leads_nowhere_is_refused_before_the_model_is_asked(name: st
     model = Counting()
     with pytest.raises(SamplingError, match=words):
         sample(model, 3, (2,), grid.double(), Euler(), seed=0)
+    assert model.calls == 0
+
+
+@pytest.mark.parametrize("name", BAD_STARTS)
+def test_a_start_that_is_not_of_these_rows_is_refused_before_the_model_is_asked(name: str) -> None:
+    start, words = BAD_STARTS[name]
+    model = Counting()
+    with pytest.raises(SamplingError, match=words):
+        sample(model, 3, (2,), karras(model.schedule, 4), Euler(), seed=0, start=start)
+    with pytest.raises(SamplingError, match="no drawing -1 rows"):
+        sample(model, -1, (2,), karras(model.schedule, 4), Euler(), seed=0)
     assert model.calls == 0
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from scorefield.drawing import Progress
     from scorefield.samplers.presets import AnySampler
 
 
@@ -48,6 +49,7 @@ def sample(
     import time
 
     from scorefield.api import load
+    from scorefield.bundle import VARIED_BY
     from scorefield.card import short
     from scorefield.cli.console import Console
     from scorefield.data.write import check_fits, write
@@ -60,20 +62,29 @@ def sample(
     if trajectory is not None:
         check_trajectory(trajectory, out)
     way = None if trajectory is None else Trajectory(bundle.denoiser.schedule)
-    begun = time.perf_counter()
+    evaluations, begun = 0, time.perf_counter()
     with Console() as console:
+        tell = console.drawing()
+
+        def on_progress(progress: Progress) -> None:
+            nonlocal evaluations
+            evaluations = progress.evaluations
+            tell(progress)
+
         if start is not None and noise is not None:
-            drawn = bundle.vary(start, noise, seed=seed, sampler=sampler, steps=steps, on_progress=console.drawing())
+            console.say(_chosen(bundle.sampler_for(sampler or VARIED_BY, steps), None, left_open=False))
+            drawn = bundle.vary(start, noise, seed=seed, sampler=sampler, steps=steps, on_progress=on_progress)
         else:
-            chosen = bundle.sampler_for(sampler, steps, tolerance)
+            chosen, count = bundle.sampler_for(sampler, steps, tolerance), 1000 if rows is None else rows
             if trajectory is not None:
-                check_levels(chosen)
+                check_levels(chosen, bundle.denoiser.schedule, count, bundle.features.codec.shape)
             by_filter = bool(set(values) - set(bundle.features.condition_names))
             if not by_filter and (particles, levels) != (None, None):
                 raise OptionError("--particles and --levels are of rows with columns --given that are no conditions")
             usual = Filling()
-            console.say("sampler: a particle filter" if by_filter else _chosen(chosen, tolerance))
-            count = 1000 if rows is None else rows
+            console.say(
+                "sampler: a particle filter" if by_filter else _chosen(chosen, tolerance, left_open=sampler is None)
+            )
             drawn = bundle.sample(
                 count,
                 seed=seed,
@@ -82,18 +93,27 @@ def sample(
                 steps=steps,
                 tolerance=tolerance,
                 how=Filling(particles or usual.particles, levels or usual.levels),
-                on_progress=console.drawing(),
+                on_progress=on_progress,
                 on_step=way,
+                on_chunk=None if way is None else way.begin,
             )
     taken = time.perf_counter() - begun
     write(drawn, out)
     if way is not None and trajectory is not None:
         way.write(trajectory)
-    print(f"{out}: {short(drawn)}; {taken:.1f} s, {1000 * taken / len(drawn):.3g} ms a row")
+    each = f"{1000 * taken / len(drawn):.3g} ms and {evaluations / len(drawn):.3g} evaluations a row"
+    print(f"{out}: {short(drawn)}; {taken:.1f} s, {each}")
 
 
-def _chosen(sampler: AnySampler, tolerance: float | None) -> str:
-    """What was picked, the error to expect where it is known, and whether it is what was asked for."""
+def _chosen(sampler: AnySampler, tolerance: float | None, left_open: bool) -> str:
+    """What was picked, the error to expect where it is known, and whether it is what was asked for.
+
+    Args:
+        sampler: that was picked.
+        tolerance: that was asked for.
+        left_open: whether nobody asked for it by its name.
+    """
+    from scorefield.samplers.adaptive import AdaptiveFlow, AdaptiveSDE
     from scorefield.samplers.fitted import FittedSolver
     from scorefield.samplers.presets import Sampler
 
@@ -101,6 +121,10 @@ def _chosen(sampler: AnySampler, tolerance: float | None) -> str:
         return (
             f"sampler: fitted to the model, {sampler.steps} evaluations; rows end {sampler.error:.2g} ± "
             f"{sampler.std_error:.1g} of the data's deviation from the exact paths"
-            + ("" if tolerance is None or sampler.error <= tolerance else "; adaptive goes further")
+            + ("" if tolerance is None or sampler.error <= tolerance else "; --sampler adaptive goes further")
         )
-    return f"sampler: {sampler.name}" + (f", {sampler.steps} levels" if isinstance(sampler, Sampler) else "")
+    if isinstance(sampler, AdaptiveFlow | AdaptiveSDE):
+        return f"sampler: {sampler.name}, tolerance {sampler.tolerance:g} of a step"
+    unknown = "; no solver was fitted to this model, so how far rows end from the exact paths is not known"
+    steps = f", {sampler.steps} levels" if isinstance(sampler, Sampler) else ""
+    return f"sampler: {sampler.name}{steps}{unknown if left_open else ''}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from scorefield.codecs.base import Numbers
 from scorefield.codecs.numeric import NumericColumn, finest, numbers_of, spans, steps_of
 from scorefield.data.arrays import image_layout
 from scorefield.data.checks import HUGE
-from scorefield.data.kinds import Array, Data
+from scorefield.data.kinds import Array, Data, Table
 from scorefield.errors import DataError
 
 _AT_ONCE = 1 << 22  # numbers as float64, so that a large array is never copied whole
@@ -165,7 +166,9 @@ class ArrayCodec:
             yield rows, values if self._is_field else values.reshape(len(values), -1)
 
     def _checked(self, data: Data) -> Array:
-        """The array; refuses one of another form."""
+        """The array, or one whose elements are the columns of a table, as in a .csv of rows that were drawn."""
+        if isinstance(data, Table):
+            data = _of_columns(data, self.row_shape)
         if not isinstance(data, Array):
             raise DataError(f"the model was trained on an array, got {data.kind} from {data.source}")
         if data.values.shape[1:] != self.row_shape:
@@ -205,6 +208,18 @@ class ArrayCodec:
         shown = [column.describe() for column in self.columns[:20]]
         left = len(self.columns) - len(shown)
         return [f"rows of shape {self.row_shape}, {self.dtype}", *shown, *([f"and {left} more"] if left else [])]
+
+
+def _of_columns(table: Table, row_shape: tuple[int, ...]) -> Array | Table:
+    """An array of the columns of a table, or the table where these are others than its elements."""
+    import pyarrow as pa
+
+    columns = table.columns.columns
+    numeric = all(pa.types.is_integer(one.type) or pa.types.is_floating(one.type) for one in columns)
+    if not numeric or len(columns) != math.prod(row_shape) or any(one.null_count for one in columns):
+        return table
+    values = np.column_stack([one.to_numpy() for one in columns])
+    return Array(values.reshape(len(table), *row_shape), source=table.source)
 
 
 def _layout_note(shape: tuple[int, ...], layout: str) -> str:

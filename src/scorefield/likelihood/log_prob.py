@@ -183,7 +183,18 @@ def _follow(way: Whitened, y: Tensor, low: float, high: float, tolerance: float,
         return _Path(nowhere, still, torch.zeros_like(still), none, {})
     allowed = _SHARE * tolerance / math.sqrt(max(1, math.prod(y.shape[1:])))
     u = nodes(low, high, _DEGREE).to(y.device)
-    found = integrate(slope_of, y, low, high, rtol=0.0, atol=allowed, rows=rows, at=u, strict=strict)
+    found = integrate(
+        slope_of,
+        y,
+        low,
+        high,
+        rtol=0.0,
+        atol=allowed,
+        rows=rows,
+        at=u,
+        strict=strict,
+        told=lambda u, places: way.time(u.square()),
+    )
     values, slopes = (part.to(y) for part in interpolation(_DEGREE, _MOST))
     smooth = torch.tensordot(values, found.between, 1)
     smooth[0], smooth[-1] = y, found.x  # to the bit

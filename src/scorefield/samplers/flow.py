@@ -80,7 +80,7 @@ def probability_flow(
     with torch.no_grad():
         begin = (x / way.radius(way.level(way.start)).to(x.dtype), way.clock(way.start), way.clock(way.end))
         watch = None if on_step is None else way.watch(on_step)
-        found = integrate(way.field, *begin, rtol=rtol, atol=atol, rows=rows, on_attempt=watch)
+        found = integrate(way.field, *begin, rtol=rtol, atol=atol, rows=rows, on_attempt=watch, told=way.time)
         return way.arrived(found)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from scorefield.errors import SamplingError
 from scorefield.model import Denoiser
-from scorefield.noise import Time
+from scorefield.noise import Schedule, Time
 from scorefield.randomness import Noise, Stream
 
 # Called with step, t, x, and E[x0 given x] where the walk has asked for it.
@@ -73,8 +73,9 @@ def sample(
         model: the denoiser; conditions are bound to it beforehand by `given`.
         rows: how many rows, or which: row i is the same whatever rows are drawn with it.
         shape: the shape of one row.
-        grid: levels, (K,) float64, no two neighbours equal. From a level to a higher one x is noised again, with noise
-            of its own and no evaluation, as churn, restarts and RePaint need it, and the predictor forgets its memory.
+        grid: levels of the schedule, (K,) float64, no two neighbours equal. From a level to a higher one x is noised
+            again, with noise of its own and no evaluation, as churn, restarts and RePaint need it, and the predictor
+            forgets its memory.
         predictor: the step down; None leaves x/α as it is between levels (annealed Langevin).
         corrector: steps at every level, or None.
         seed: of all randomness here.
@@ -82,23 +83,25 @@ def sample(
             level.
         s_noise: the deviation of the noise where the grid rises, S_noise of Karras et al. 2022, arXiv:2206.00364; 1 is
             what takes p_t to p_s.
-        start: x at the first level, (B, *shape), instead of a draw.
-        dtype, device: of the result.
+        start: x at the first level, (B, *shape), instead of a draw; the result is then of its type.
+        dtype, device: of the first draw and the result, as the model takes them.
         on_step: called as on_step(step, t, x, x0) at each level when it is left, with E[x0 given x] where the walk has
-            evaluated the model at x, as all predictors do, and None elsewhere: it costs no evaluation.
+            evaluated the model at x, as all predictors do, and None elsewhere: it costs no evaluation. x and x0 are the
+            walk's own, to read and not to write to.
 
     Returns:
         (B, *shape).
 
     Raises:
-        SamplingError: for a grid that is empty, stays where it is or does not end at its lowest level, and for values
-            that are not finite, naming row, step and level. To find these, the walk is walked once more up to there:
-            rows and noise are the same again, and a walk that goes well is not slowed down by any check on its way.
+        SamplingError: for a grid that is empty, leaves the schedule, stays where it is or does not end at its lowest
+            level; for a start that is not of these rows, or not finite; and for values that are not finite, naming row,
+            step and level. To find these, the walk is walked once more up to there: rows and noise are the same again,
+            and a walk that goes well is not slowed down by any check on its way.
     """
-    _check_grid(grid, denoise)
+    _check_grid(grid, denoise, model.schedule)
     if not 0 <= s_noise < math.inf:
         raise SamplingError(f"s_noise must be finite and not negative, got {s_noise}")
-    rows = range(rows) if isinstance(rows, int) else rows
+    rows = _check_rows(rows, shape, start)
     walk = _Walk(model, rows, grid, predictor, corrector, seed, denoise, s_noise)
     with torch.no_grad():
         x = first_draw(model, rows, shape, grid[0], seed=seed, dtype=dtype, device=device) if start is None else start
@@ -217,13 +220,36 @@ def to_normal(model: Denoiser, x: Tensor, t: Time) -> Tensor:
     return moments.apply(lambda variance: (level.alpha**2 * variance + level.sigma**2).rsqrt(), centred).to(x)
 
 
-def _check_grid(grid: Tensor, denoise: bool) -> None:
+def _check_rows(rows: int | range, shape: Sequence[int], start: Tensor | None) -> range:
+    """The rows as a range."""
+    if isinstance(rows, int) and rows < 0:
+        raise SamplingError(f"there is no drawing {rows} rows")
+    rows = range(rows) if isinstance(rows, int) else rows
+    if start is None:
+        return rows
+    if start.shape != (len(rows), *shape) or not start.is_floating_point():
+        raise SamplingError(
+            f"a start is x of these rows, {(len(rows), *shape)} of a floating type, got {tuple(start.shape)} of "
+            f"{start.dtype}"
+        )
+    broken = _broken(start)
+    if len(broken):
+        raise SamplingError(
+            f"{len(broken)} of {len(rows)} rows of the start are not finite, row {rows[int(broken[0])]} first"
+        )
+    return rows
+
+
+def _check_grid(grid: Tensor, denoise: bool, schedule: Schedule) -> None:
     if grid.ndim != 1 or len(grid) < 1:
         raise SamplingError(f"a grid is a list of at least one level, got shape {tuple(grid.shape)}")
-    levels = grid.tolist()
+    levels, lowest = grid.tolist(), min(0.0, schedule.t_min)
+    highest = schedule.t_max + 1e-9 * (schedule.t_max - schedule.t_min)  # levels come from inverses, to rounding
     for place, (t, s) in enumerate(pairwise((*levels, math.inf))):
         if not math.isfinite(t):
             raise SamplingError(f"a grid is finite, got {t:g}")
+        if not lowest <= t <= highest:
+            raise SamplingError(f"a grid stays between clean data and t = {schedule.t_max:g}, got {t:g}")
         if s == t:
             raise SamplingError(f"a grid goes down or up, never stays: levels {place} and {place + 1} are {t:g}")
     if denoise and levels[-1] > min(levels):

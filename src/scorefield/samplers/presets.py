@@ -14,13 +14,15 @@ from scorefield.noise import Schedule
 from scorefield.samplers import grids
 from scorefield.samplers.adaptive import AdaptiveFlow, AdaptiveSDE
 from scorefield.samplers.edit import starting_at, vary
-from scorefield.samplers.langevin import Langevin, ncsnv2_size, snr_size
+from scorefield.samplers.fitted import FittedSolver
+from scorefield.samplers.langevin import Langevin, MetropolisLangevin, ncsnv2_size, snr_size
 from scorefield.samplers.loop import Corrector, OnStep, Predictor, sample
 from scorefield.samplers.multistep import DPMSolver2M, ExponentialAdams, UniPC
 from scorefield.samplers.predictors import Ancestral, Euler, Heun
 from scorefield.samplers.stochastic import ConsistentAnnealed, EulerMaruyama, ReverseDiffusion
 from scorefield.samplers.straight import StraightAdams
 from scorefield.samplers.walkback import AncestralReconstruction, WalkBack
+from scorefield.variational.step import StepVariance, learned_or_small
 
 MOVES = 5  # Langevin moves at a level, as NCSNv2 has them for images
 
@@ -138,14 +140,24 @@ class Varied:
         return vary(model, x0, self.t, *self.parts(model.schedule), seed=seed, rows=rows, on_step=on_step)
 
 
-def ddpm(steps: int = 1000) -> Sampler:
-    """Ancestral sampling (Ho et al. 2020, Algorithm 2, arXiv:2006.11239), levels evenly spaced in t."""
-    return Sampler("ddpm", steps, grids.levels, Ancestral(1.0))
+def ddpm(steps: int = 1000, variance: StepVariance = learned_or_small) -> Sampler:
+    """Ancestral sampling (Ho et al. 2020, Algorithm 2, arXiv:2006.11239), levels evenly spaced in t.
+
+    Args:
+        steps: number of levels.
+        variance: of a step; `fixed_large` is the paper's other choice, β.
+    """
+    return Sampler("ddpm", steps, grids.levels, Ancestral(1.0, variance))
 
 
-def ddim(steps: int = 50) -> Sampler:
-    """DDIM (Song et al. 2020, arXiv:2010.02502), levels evenly spaced in log σ."""
-    return Sampler("ddim", steps, grids.geometric, Ancestral(0.0))
+def ddim(steps: int = 50, eta: float = 0.0) -> Sampler:
+    """DDIM (Song et al. 2020, arXiv:2010.02502), levels evenly spaced in log σ.
+
+    Args:
+        steps: number of levels.
+        eta: η, the share of DDPM's noise.
+    """
+    return Sampler("ddim", steps, grids.geometric, Ancestral(eta))
 
 
 def ancestral(steps: int = 250) -> Sampler:
@@ -276,6 +288,24 @@ def annealed_langevin(steps: int = 100, moves: int = MOVES, size: float | None =
     return Sampler("langevin", steps, grids.geometric, None, corrector)
 
 
+def mala(steps: int = 100, moves: int = MOVES, size: float = 0.5) -> Sampler:
+    """Annealed Langevin dynamics with Metropolis' rule at each level, of models that have an energy.
+
+    Args:
+        steps: number of levels.
+        moves: proposals at each.
+        size: ε/σ² of a proposal.
+    """
+    return Sampler("mala", steps, grids.geometric, None, lambda sigmas: MetropolisLangevin(moves, size))
+
+
+def levels_of(sampler: AnySampler, schedule: Schedule) -> Tensor | None:
+    """The levels that all rows pass, (K,) float64; None for samplers whose rows have times of their own."""
+    if isinstance(sampler, FittedSolver):
+        return sampler.grid(schedule)
+    return sampler.parts(schedule)[0] if isinstance(sampler, Sampler | Varied) else None
+
+
 SAMPLERS: dict[str, Callable[[], Sampler | AdaptiveFlow | AdaptiveSDE]] = {
     "ddpm": ddpm,
     "ddim": ddim,
@@ -299,4 +329,5 @@ SAMPLERS: dict[str, Callable[[], Sampler | AdaptiveFlow | AdaptiveSDE]] = {
     "restart": restart,
     "walk_back": walk_back,
     "langevin": annealed_langevin,
+    "mala": mala,
 }
