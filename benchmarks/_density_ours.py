@@ -66,9 +66,8 @@ class Averaged(Denoiser):
         level = self.schedule.at(t, like=x_t)
         found = [member(x_t, level) for member in self.members]
         share = 1 / len(found)
-        return replace(
-            found[0], x0=sum(each.x0 for each in found) * share, epsilon=sum(each.epsilon for each in found) * share
-        )
+        x0, epsilon = (sum(parts) * share for parts in zip(*((one.x0, one.epsilon) for one in found), strict=True))
+        return Estimate(x0, epsilon, level)
 
 
 @dataclass(frozen=True)

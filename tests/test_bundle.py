@@ -26,7 +26,7 @@ from scorefield.errors import BundleError, DataError, Interrupted, OptionError, 
 from scorefield.overrides import override
 from scorefield.recipes import PRESETS
 from scorefield.samplers.fitted import FittedSolver
-from scorefield.samplers.presets import unipc
+from scorefield.samplers.presets import mala, unipc
 from scorefield.storage import MANIFEST
 
 SMALL = ["network.width=16", "training.steps=20", "training.batch=16", "training.precision=float32"]
@@ -171,6 +171,29 @@ def test_what_is_given_holds_and_reaches_the_model(made: dict[str, Bundle]) -> N
     other = made["table"].sample(40, seed=0, given={"kind": "a"})
     # The same noise under another condition: only the model's condition tells them apart.
     assert np.abs(numbers(drawn) - numbers(other)).max() > 1e-3
+
+
+def test_a_sampler_is_taken_as_it_is(made: dict[str, Bundle]) -> None:
+    bundle = made["array"]
+    own = numbers(bundle.sample(5, seed=1, sampler=unipc(7)))
+    assert np.array_equal(own, numbers(bundle.sample(5, seed=1, sampler="unipc", steps=np.int64(7))))  # type: ignore[arg-type]
+    for wrong in (unipc, 7, Bundle):
+        with pytest.raises(OptionError, match=r"a sampler is a name, or one as samplers.presets.heun\(18\) makes it"):
+            bundle.sample(5, sampler=wrong)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="unipc is given as it is"):
+        bundle.sample(5, sampler=unipc(), steps=5)
+    with pytest.raises(OptionError, match="mala needs a model with an energy"):
+        bundle.sample(5, sampler=mala())
+
+
+def test_an_energy_is_walked_by_metropolis_rule_and_all_evaluations_are_counted() -> None:
+    data = np.random.default_rng(0).normal(size=(60, 2)).astype(np.float32)
+    bundle = fit(data, [], settings=[*SMALL, "network.energy=true"])
+    told: list[Progress] = []
+    drawn = numbers(bundle.sample(4, sampler=mala(steps=3, moves=2), on_progress=told.append))
+    assert np.isfinite(drawn).all()
+    # A score and an energy where a level begins and of each proposal, and the last estimate.
+    assert told[-1].evaluations == 4 * (3 * 2 * (1 + 2) + 1)
 
 
 def test_another_sampler_and_steps_draw_other_rows(made: dict[str, Bundle]) -> None:

@@ -297,7 +297,7 @@ def test_what_makes_no_sense_is_refused_before_the_network_is_asked(model: Bundl
 def test_a_sampler_of_a_name_is_refused_where_columns_are_given(
     model: Bundle, unasked: None, options: dict[str, Any]
 ) -> None:
-    with pytest.raises(OptionError, match="drawn by a particle filter, not by a sampler of a name"):
+    with pytest.raises(OptionError, match="drawn by a particle filter, not by a sampler"):
         model.sample(2, given={"age": 40}, **options)
 
 

@@ -1,6 +1,8 @@
 """Measured moments against the covariance that data were drawn from, and its functions against dense ones."""
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -145,3 +147,16 @@ def test_the_order_of_rows_changes_nothing_but_rounding() -> None:
     x = normals(50, 6)
     a, b = measure_moments(x), measure_moments(x.flip(0))
     assert torch.allclose(dense(a, lambda c: c, 6), dense(b, lambda c: c, 6), atol=1e-14)
+
+
+@pytest.mark.parametrize("moments", [full(), low_rank()])
+def test_copies_and_pickles_are_without_what_is_kept(moments: Moments) -> None:
+    x = torch.zeros(1)
+    moments.to(x).whole(5)
+    moments.once("a key", lambda: lambda: None)  # which no pickle takes
+    for again in (copy.deepcopy(moments), pickle.loads(pickle.dumps(moments))):
+        torch.testing.assert_close(again.axes, moments.axes)
+        torch.testing.assert_close(again.axes_across, moments.axes.T)
+        torch.testing.assert_close(again.mean, moments.mean)
+        assert again.once("a key", lambda: 1) == 1
+    assert moments.once("a key", lambda: 1) != 1

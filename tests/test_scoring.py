@@ -726,7 +726,7 @@ def test_moments_that_are_not_of_such_rows_are_refused(
     without(tmp_path / "run", lambda name: name == drop, more)
     with pytest.raises(BundleError, match=r"run: .*moments|mean and covariance"):
         Bundle.load(tmp_path / "run")
-    assert json.loads((tmp_path / "run" / "bundle.json").read_text())["format"] == 2
+    assert json.loads((tmp_path / "run" / "bundle.json").read_text())["format"] == 3
 
 
 def test_arrays_of_one_number_and_rows_in_any_form_are_scored() -> None:

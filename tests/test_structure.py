@@ -30,7 +30,7 @@ FLOORS = (
         "networks",
         "calculus",
         "ode",
-        *("diagnostics", "chunks", "polar", "moments", "quadrature", "tableaus", "blocks"),
+        *("diagnostics", "chunks", "polar", "moments", "quadrature", "tableaus", "blocks", "shrinkage"),
     ),
     ("parametrization", "whitening"),
     ("model", "bounded", "energies", "variational"),

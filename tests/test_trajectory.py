@@ -131,6 +131,14 @@ def test_the_file_holds_the_arrays_and_stays_whole(tmp_path: Path, monkeypatch: 
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"way.npz": before}
 
 
+def test_chunks_that_are_not_told_apart_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drawing, "_CHUNK", 8)
+    levels = Trajectory(SCHEDULE)
+    options = {"seed": 1, "device": torch.device("cpu"), "denoiser": MODEL, "on_step": levels}
+    with pytest.raises(OptionError, match="needs its `begin` as on_chunk"):
+        draw(lambda part: MODEL, presets.heun(4), 10, (2,), **options)  # type: ignore[arg-type]
+
+
 # -- faults -----------------------------------------------------------------------------------------------------------
 
 

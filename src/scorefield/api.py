@@ -22,7 +22,7 @@ from scorefield.data.kinds import Data
 from scorefield.data.read import read
 from scorefield.errors import BundleError, Interrupted, OptionError
 from scorefield.features import Features, columns_to_read
-from scorefield.finish import with_reference, with_solvers
+from scorefield.finish import with_reference, with_shrinkage, with_solvers
 from scorefield.moments import measure_moments
 from scorefield.noise_range import NoiseRange, measure_noise_range
 from scorefield.progress import Quiet, Reporter
@@ -132,6 +132,7 @@ def fit(
     bundle = Bundle(best, features, complete, noise_range, facts)  # type: ignore[arg-type]
     # A step of training counts as three evaluations of its rows: one forward and, about twice as dear, one backward.
     trained = 3 * trainer.number * (complete.training.batch or 0)
+    bundle = with_shrinkage(bundle, taken, trainer.held_out_rows, trained, seed, report)
     bundle = with_solvers(bundle, trained, seed, report)
     bundle = with_reference(bundle, taken, trainer.held_out_rows, trained, report)
     if folder is not None:

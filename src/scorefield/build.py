@@ -240,7 +240,7 @@ def build_sampler(
     own = recipe.sampler if chosen == recipe.sampler.name else SamplerSettings(name=chosen)
     if chosen != "langevin" and (own.moves is not None or own.size is not None):
         raise OptionError(f"sampler.moves and sampler.size are of langevin, not of {chosen}")
-    if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool)):
+    if steps is not None and (isinstance(steps, bool) or not hasattr(steps, "__index__")):
         raise OptionError(f"steps must be a whole number, got {steps}")
     if steps is not None and steps < 2:
         raise OptionError(f"steps must be at least 2, got {steps}")
@@ -262,6 +262,7 @@ def build_sampler(
         return AdaptiveFlow(tolerance) if chosen == "auto" and tolerance and found.error > tolerance else found
     if chosen == "auto" and tolerance is not None:
         return AdaptiveFlow(tolerance)
+    # Fitted ones have been taken above; here they are for the list of names.
     sampler = _named({"auto": unipc, "fitted": unipc, **SAMPLERS}, chosen, "sampler")()
     if not isinstance(sampler, Sampler):
         if count:

@@ -21,15 +21,14 @@ from scorefield.drawing import OnProgress, chunk_rows, draw
 from scorefield.errors import OptionError, SamplingError
 from scorefield.filling import Filling, draw_given, impute
 from scorefield.given import Given, given_row
-from scorefield.model import Denoiser
+from scorefield.model import Denoiser, EnergyDenoiser
 from scorefield.parts import Parts
 from scorefield.samplers.choice import fit_solvers
 from scorefield.samplers.flow import Flowed, decode, encode, slerp
+from scorefield.samplers.langevin import MetropolisLangevin
 from scorefield.samplers.loop import OnStep
 from scorefield.samplers.presets import AnySampler, Sampler, Varied
 from scorefield.scoring import Scores, Scoring, refuse_degenerate, score, time_of_noise
-
-VARIED_BY = "straight_adams"  # by which rows are varied, unless another is asked for
 
 
 @dataclass(frozen=True)
@@ -86,8 +85,8 @@ class Bundle(Parts):
                     f"--given: the model is conditioned on {still}, which must be given a value where other columns "
                     "are given"
                 )
-            if (sampler, steps, tolerance, on_step) != (None, None, None, None):
-                raise OptionError("rows with columns given are drawn by a particle filter, not by a sampler of a name")
+            if (sampler, steps, tolerance, on_step, on_chunk) != (None,) * 5:
+                raise OptionError("rows with columns given are drawn by a particle filter, not by a sampler")
             filling = replace(how or Filling(), seed=seed)
             model_of = self._models(conditions)
             drawn = draw_given(model_of, self.denoiser, wished, rows, filling, on_progress)
@@ -153,15 +152,19 @@ class Bundle(Parts):
         """
         if name is None or isinstance(name, str):
             chosen = build_sampler(self.recipe, name, steps, tolerance, self.solvers)
+        elif isinstance(name, type) or not isinstance(getattr(name, "name", None), str):
+            raise OptionError(f"a sampler is a name, or one as samplers.presets.heun(18) makes it, got {name!r}")
         elif (steps, tolerance) != (None, None):
             raise OptionError(f"{name.name} is given as it is: it has its own steps and tolerance")
         else:
             chosen = name
         if isinstance(chosen, Sampler):
             try:
-                chosen.parts(self.denoiser.schedule)
+                corrector = chosen.parts(self.denoiser.schedule)[2]
             except SamplingError as error:
                 raise OptionError(f"{chosen.name} with {chosen.steps} levels: {error}") from error
+            if isinstance(corrector, MetropolisLangevin) and not isinstance(self.denoiser, EnergyDenoiser):
+                raise OptionError(f"{chosen.name} needs a model with an energy, which network.energy=true makes of one")
         return chosen
 
     def with_solvers(self, paths: int, *, seed: int = 0) -> Bundle:
@@ -201,9 +204,7 @@ class Bundle(Parts):
             OptionError: for a level out of the model's range and samplers without a grid.
         """
         t = float(time_of_noise(self.denoiser.schedule, noise))
-        chosen = self.sampler_for(VARIED_BY if sampler is None else sampler, steps)
-        if not isinstance(chosen, Sampler):
-            raise OptionError(f"rows are varied by a sampler with a grid to begin in, {chosen.name} has none")
+        chosen = self.sampler_to_vary_by(sampler, steps)
         x0, conditions = self.features.encode(read(data))
         drawn = draw(
             self._models(conditions),
@@ -216,6 +217,13 @@ class Bundle(Parts):
             on_progress=on_progress,
         )
         return self.features.decode(drawn, conditions)
+
+    def sampler_to_vary_by(self, name: str | AnySampler | None = None, steps: int | None = None) -> Sampler:
+        """The sampler by which `vary` comes down; arguments and errors as there."""
+        chosen = self.sampler_for("straight_adams" if name is None else name, steps)
+        if not isinstance(chosen, Sampler):
+            raise OptionError(f"rows are varied by a sampler with a grid to begin in, {chosen.name} has none")
+        return chosen
 
     def encode(self, data: Any, *, tolerance: float = 1e-5) -> Tensor:
         """Data to noise by the probability flow: z, about N(0, I), from which `decode` makes these rows again.
@@ -245,7 +253,8 @@ class Bundle(Parts):
         """
         z = torch.as_tensor(z, dtype=torch.float32)
         if z.shape[1:] != self.features.codec.shape or not len(z):
-            raise OptionError(f"z should have shape (n, {str(self.features.codec.shape)[1:]}, got {tuple(z.shape)}")
+            expected = ", ".join(map(str, ("n", *self.features.codec.shape)))
+            raise OptionError(f"z should have shape ({expected}), got {tuple(z.shape)}")
         if conditions is None:
             conditions = self._conditions(range(len(z)), {}, 0)
         return self.features.decode(self._flow(decode, z, conditions, tolerance), conditions)

@@ -67,14 +67,16 @@ def draw(
         shape: of one row.
         seed: of all randomness.
         device: of the model.
-        denoiser: whose schedule it is, and whose calls are evaluations.
+        denoiser: whose schedule it is, and whose network's calls are evaluations.
         on_progress: called after each step of the sampler, and after each chunk; what it raises stops the drawing.
         on_step: as in `samplers.loop.sample`, called for each chunk.
         on_chunk: called with the rows of a chunk before its first step. Where one begins with the same row as the one
             before, that has run out of memory and is nothing.
     """
     share, count, drawn = _share_of(sampler, denoiser.schedule), Count(), []
-    handle = denoiser.register_forward_hook(count.add)
+    # A score and an energy both ask the network; a denoiser known in closed form has none.
+    asked = getattr(denoiser, "network", denoiser)
+    handle = asked.register_forward_hook(count.add)
 
     def work(part: range) -> Tensor:
         def tell(step: int, t: Tensor, x: Tensor, x0: Tensor | None) -> None:

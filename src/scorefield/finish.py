@@ -1,25 +1,86 @@
-"""After training, at a small share of its cost: solvers fitted to the model, and held-out rows to rank others by."""
+"""After training, at a small share of its cost: shrinkage, solvers fitted to the model, held-out rows to rank by."""
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from scorefield.bundle import Bundle
 from scorefield.chunks import is_out_of_memory
 from scorefield.data.kinds import Data
 from scorefield.errors import SamplingError, ScorefieldError
 from scorefield.progress import Reporter
+from scorefield.randomness import Noise, Stream
 from scorefield.samplers.choice import COST
 from scorefield.scoring import Scoring
+from scorefield.shrinkage import Shrinkage, to_gaussian
 
 _FITTING_SHARE = 0.1  # of the cost of training, for fitting solvers
 _FEWEST_PATHS, _MOST_PATHS, _MOST_NUMBERS = 64, 2048, 1 << 18
 _FEWEST_LONG_PATHS, _LONG_ROW = 16, 64  # a long row says as much of a solver as many short ones
 _RANKING_SHARE = 0.05  # for log p of held-out rows
 _FEWEST_RANKED, _MOST_RANKED = 100, 1000
+_SHRINKAGE_SHARE = 0.1  # of the cost of training, at most
+_KNOTS, _DRAWS, _FEWEST_JUDGES = 17, 2000, 10  # levels, noisy rows at each, and held-out rows that they are made of
+_FARTHEST = 10.0  # log σ/α of a level, as of a flow, whose noise drowns all
+
+
+def with_shrinkage(
+    bundle: Bundle, data: Data, held_out: np.ndarray, trained: float, seed: int, report: Reporter
+) -> Bundle:
+    """The bundle with what its network says beyond a Gaussian kept as far as held-out rows ask for (`shrinkage`).
+
+    Neighbouring levels are taken together. All is kept where the rows are not likelier, by more than a standard error,
+    with less.
+
+    Args:
+        bundle: just trained.
+        data: all of it.
+        held_out: the numbers of the rows that were not trained on.
+        trained: what training cost, in evaluations of a row.
+        seed: of the noise.
+        report: where it is said how much is kept.
+    """
+    model, schedule = bundle.denoiser, bundle.denoiser.schedule
+    if not model.whitened or len(held_out) < _FEWEST_JUDGES or _SHRINKAGE_SHARE * trained < 2 * _KNOTS * _DRAWS:
+        return bundle
+    numbers = np.tile(held_out, -(-_DRAWS // len(held_out)))
+    every, offsets, noise = range(len(numbers)), *(Stream(seed, f"shrinkage {what}") for what in ("offsets", "noise"))
+    x0, condition = bundle.features.take(data, bundle.device)(numbers, Noise(offsets, every, 0))
+    ends = schedule.at(torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64))
+    low, high = (-ends.log_snr / 2).clamp(-_FARTHEST, _FARTHEST).tolist()
+    knots = torch.linspace(low, high, _KNOTS, dtype=torch.float64)
+    full = model if condition is None else model.given(condition)
+    bare = copy.copy(full)
+    bare.shrinkage = to_gaussian(low, high)
+    found = []
+    with torch.no_grad():
+        for place, t in enumerate(schedule.time_of(-2 * knots)):
+            x_t = schedule.add_noise(x0, t, Noise(noise, every, place).like(x0))
+            gaussian = bare(x_t, t).x0.double()
+            said, rest = full(x_t, t).x0.double() - gaussian, x0.double() - gaussian
+            sums = torch.stack([(said * rest).flatten(1).sum(1), said.square().flatten(1).sum(1)]).cpu()
+            found.append(sums.reshape(2, -1, len(held_out)).mean(1) * math.exp(-2 * float(knots[place])))
+    asked, size = torch.stack(found, dim=1)  # E⟨F, x0 − g⟩ and E‖F‖² in nats per unit of log σ/α, (K, rows) each
+    near = torch.ones(1, 1, 3, dtype=torch.float64)
+    sums = torch.nn.functional.conv1d(torch.stack([asked.sum(1), size.sum(1)]).unsqueeze(1), near, padding=1).squeeze(1)
+    kept = (sums[0] / sums[1]).nan_to_num(nan=1.0).clamp(0, 1)
+    k = kept.unsqueeze(1)
+    better = torch.trapezoid(size - 2 * asked - k * (k * size - 2 * asked), knots, dim=0)  # nats of each row
+    mean, std_error = float(better.mean()), float(better.std()) / math.sqrt(len(better))
+    if mean <= std_error:
+        return bundle
+    shrunk = copy.copy(model)
+    shrunk.shrinkage = Shrinkage(tuple(knots.tolist()), tuple(kept.tolist()))
+    report.say(
+        f"of what the network says beyond a Gaussian {float(kept.min()):.0%} to {float(kept.max()):.0%} are kept, by "
+        f"level: held-out rows are likelier so by {mean:.2g} ± {std_error:.1g} nats"
+    )
+    return replace(bundle, denoiser=shrunk)
 
 
 def with_solvers(bundle: Bundle, trained: float, seed: int, report: Reporter) -> Bundle:

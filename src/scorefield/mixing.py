@@ -41,14 +41,8 @@ def mix_all(a: float, x: Tensor, b: Sequence[float], y: Sequence[Tensor]) -> Ten
     return total
 
 
-def number(a: float, like: Tensor) -> Tensor:
-    """A plain number as a tensor (), of a type and on a device, kept: to make one takes longer than a product."""
-    if is_compiling():
-        return torch.full((), a, dtype=like.dtype, device=like.device)
-    return _kept(a, like.dtype, like.device)
-
-
 @lru_cache(maxsize=4096)
 def _kept(a: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A plain number as a tensor (), kept: to make one takes longer than a product."""
     with torch.inference_mode(False):
         return torch.tensor(a, dtype=dtype, device=device)

@@ -25,6 +25,7 @@ from scorefield.mixing import Coefficient, times
 from scorefield.moments import Moments
 from scorefield.noise import Clean, NoiseLevel, Schedule, Time
 from scorefield.parametrization import EPSILON, X0, Estimate, Parametrization, when_asked
+from scorefield.shrinkage import Shrinkage
 from scorefield.whitening import along_axes
 
 _LARGEST_LOG_SNR = 40.0  # of c_noise: at α = 0, where a flow begins, there is no data left and log snr = −∞
@@ -151,6 +152,7 @@ class NetworkDenoiser(Denoiser):
     """
 
     condition: Tensor | None
+    shrinkage: Shrinkage | None = None  # of what a whitened network says, where that was measured
 
     def __init__(
         self,
@@ -229,7 +231,7 @@ class NetworkDenoiser(Denoiser):
         self, x_t: Tensor, level: NoiseLevel, notation: Parametrization
     ) -> tuple[Tensor, Callable[[Parametrization], Tensor]]:
         _, c_noise = self._input_scales(x_t, level)
-        rest = self.terminal.whole(math.prod(x_t.shape[1:])), notation, x_t, level, self.blocks
+        rest = self.terminal.whole(math.prod(x_t.shape[1:])), notation, x_t, level, self.blocks, self.shrinkage
         return along_axes(lambda u: cast(Tensor, self.network(u, c_noise, self.condition)), *rest)
 
     def forward(self, x_t: Tensor, t: Time) -> Estimate:

@@ -10,10 +10,10 @@ no closed form of f(Σ). Noise keeps the family, as the covariance of x_t is α�
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ _AXES = 128
 _ROWS = 1 << 14  # from which few axes of many dimensions are measured
 _ROUNDS = 8  # of subspace iteration
 _PARTS = "mean", "axes", "variances", "rest"
+
+Made = TypeVar("Made")
 
 # A function of a variance, applied entry by entry.
 Spectral = Callable[[Tensor], Tensor]
@@ -46,7 +48,7 @@ class Moments:
     variances: Tensor
     rest: Tensor
     axes_across: Tensor = field(init=False, repr=False)  # Vᵀ, (k, D)
-    made: dict[Any, Any] = field(init=False, repr=False, default_factory=dict)  # what is made of these, for others too
+    _kept: dict[Any, Any] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "axes_across", self.axes.T)
@@ -71,22 +73,38 @@ class Moments:
         """These with all axes of so many numbers, where they have none: the same variance along each."""
         if len(self.variances):
             return self
-        if elements not in self.made:
-            with torch.inference_mode(False):  # or gradients could never be taken through what is kept
-                axes = torch.eye(elements, dtype=torch.float64, device=self.rest.device)
-                every, nothing = self.rest.expand(elements), torch.zeros_like(self.rest)
-                self.made[elements] = Moments(self.mean.expand(elements), axes, every, nothing)
-        return cast(Moments, self.made[elements])
+        return self.once(
+            elements,
+            lambda: Moments(
+                self.mean.expand(elements),
+                torch.eye(elements, dtype=torch.float64, device=self.rest.device),
+                self.rest.expand(elements),
+                torch.zeros_like(self.rest),
+            ),
+        )
 
     def to(self, like: Tensor) -> Moments:
         """These on the device of a tensor, mean and axes of its type; variances stay float64."""
-        key = (like.dtype, like.device)
-        if key not in self.made:
-            with torch.inference_mode(False):
-                kind, device = key
-                variances, rest = self.variances.to(device), self.rest.to(device)
-                self.made[key] = Moments(self.mean.to(device, kind), self.axes.to(device, kind), variances, rest)
-        return cast(Moments, self.made[key])
+        kind, device = like.dtype, like.device
+        return self.once(
+            (kind, device),
+            lambda: Moments(
+                self.mean.to(device, kind),
+                self.axes.to(device, kind),
+                self.variances.to(device),
+                self.rest.to(device),
+            ),
+        )
+
+    def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What is made of these under a key: the first time it is asked for, and then as it was."""
+        if key not in self._kept:
+            with torch.inference_mode(False):  # or gradients could never be taken through what is kept
+                self._kept[key] = make()
+        return cast(Made, self._kept[key])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Moments, tuple(getattr(self, name) for name in _PARTS)  # without what is kept
 
     def to_tensors(self, prefix: str) -> dict[str, Tensor]:
         """Each by its name, to be stored; `from_tensors` makes them again."""

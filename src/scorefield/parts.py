@@ -29,12 +29,14 @@ from scorefield.moments import Moments
 from scorefield.noise_range import NoiseRange
 from scorefield.recipes import Recipe, plain
 from scorefield.samplers.choice import Solvers
+from scorefield.shrinkage import Shrinkage
 from scorefield.storage import MANIFEST, read_files, write_files
 from scorefield.weights import check_header, load_weights
 
-FORMAT = 2
+FORMAT = 3
 _SOLVERS = "solvers.json"
 _MOMENTS, _REFERENCE = "moments.", "reference.log_prob"  # what names of tensors begin with, or are
+_OWN = "format", "recipe", "features", "noise_range", "shrinkage"  # fields of bundle.json that are no facts
 
 _UNREADABLE = (
     *(KeyError, TypeError, ValueError, AttributeError, RecursionError),
@@ -95,6 +97,7 @@ class Parts:
             "recipe": plain(self.recipe),
             "features": self.features.to_json(),
             "noise_range": asdict(self.noise_range),
+            "shrinkage": None if self.denoiser.shrinkage is None else self.denoiser.shrinkage.to_json(),
             **self.facts,
         }
         card = model_card(self.facts, self.recipe, self.noise_range, self.features.condition_names)
@@ -137,13 +140,14 @@ class Parts:
             solvers = Solvers.from_json(json.loads(files[_SOLVERS])) if _SOLVERS in files else None
             moments = Moments.from_tensors(tensors, _MOMENTS, features.codec.shape)
             reference = tensors.pop(_REFERENCE, None)
+            shrinkage = fields["shrinkage"] and Shrinkage.from_json(fields["shrinkage"])
         except _UNREADABLE as error:
             raise BundleError(f"{folder}: one of {', '.join(files)} is not as expected: {error!r}") from error
         if recipe.network.whitened and moments is None:
             raise BundleError(f"{folder}: the mean and covariance that its network is scaled by are missing")
         denoiser = build_model(recipe, features.codec.shape, features.condition_features, 0, features.blocks)
         load_weights(denoiser, tensors, folder)
-        facts = {name: fields[name] for name in fields if name not in ("format", "recipe", "features", "noise_range")}
+        facts = {name: fields[name] for name in fields if name not in _OWN}
         model = denoiser.to(device).eval().requires_grad_(False)
-        model.moments = moments
+        model.moments, model.shrinkage = moments, shrinkage
         return cls(model, features, recipe, noise_range, facts, solvers, reference)

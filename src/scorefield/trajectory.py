@@ -40,13 +40,15 @@ class Trajectory:
         self.chunks[rows.start] = []
 
     def __call__(self, step: int, t: Tensor, x: Tensor, x0: Tensor | None) -> None:
-        """Keep a level; to be given as `on_step`.
+        """Keep a level; to be given as `on_step`, with `begin` as `on_chunk`.
 
         Raises:
-            OptionError: for rows that have times of their own.
+            OptionError: for rows that have times of their own, and where nobody said that other rows begin.
         """
         if t.ndim:
             raise OptionError(_UNEVEN)
+        if step == 0 and self.chunks.get(self._first):
+            raise OptionError("a trajectory of several chunks of rows needs its `begin` as on_chunk")
         kept = float(t), x.cpu().clone(), None if x0 is None else x0.cpu().clone()
         self.chunks.setdefault(self._first, []).append(kept)
 

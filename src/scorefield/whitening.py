@@ -7,7 +7,8 @@ With the data's mean μ and covariance Σ = V diag(λ) Vᵀ, c = α²λ + σ², 
 
 F = 0 is the exact denoiser of the Gaussian N(μ, Σ), so that a network has to learn only what a Gaussian leaves, and
 both what goes in and what is to come out have variance about one along every axis at every level: Karras et al. 2022,
-Table 1, arXiv:2206.00364, which this is for Σ = σ_data² I and y = F, axis by axis.
+Table 1, arXiv:2206.00364, which this is for Σ = σ_data² I and y = F, axis by axis. Of F less than all may be kept
+(`shrinkage`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from scorefield.blocks import Blocks
 from scorefield.moments import Moments
 from scorefield.noise import NoiseLevel
 from scorefield.parametrization import Parametrization
+from scorefield.shrinkage import Shrinkage
 
 
 def along_axes(
@@ -34,6 +35,7 @@ def along_axes(
     x_t: Tensor,
     level: NoiseLevel,
     blocks: Blocks | None = None,
+    shrinkage: Shrinkage | None = None,
 ) -> tuple[Tensor, Callable[[Parametrization], Tensor]]:
     """The output y of (2), or of numbers in a block that of their log-odds.
 
@@ -44,13 +46,14 @@ def along_axes(
         x_t: noisy data, (B, *shape).
         level: its level, of one time or B.
         blocks: the numbers that stand about vertices, if there are any.
+        shrinkage: how much of F is kept where no block is, all by default.
 
     Returns:
         (B, *shape) in x_t's type, and what reads the same output in another notation.
     """
     own, flat = moments.to(x_t), x_t.ndim == 2
     rows = x_t if flat else x_t.flatten(1)
-    shift, into, *factors = level.tables(_coefficients(own, notation, level))
+    shift, into, *factors = level.tables(_coefficients(own, notation, level, shrinkage))
     # In full precision: what lies along a flat axis is a small difference of large numbers.
     precisely = _full_precision(x_t)
     with precisely:
@@ -67,7 +70,7 @@ def along_axes(
 
     def in_other(other: Parametrization) -> Tensor:
         with _full_precision(x_t):
-            return read(*level.tables(_coefficients(own, other, level))[2:])
+            return read(*level.tables(_coefficients(own, other, level, shrinkage))[2:])
 
     with precisely:
         clean = None if blocks is None else blocks.clean(f, rows, level)
@@ -80,14 +83,12 @@ def _full_precision(like: Tensor) -> AbstractContextManager[object]:
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
-def _coefficients(moments: Moments, notation: Parametrization, level: NoiseLevel) -> _Coefficients:
+def _coefficients(
+    moments: Moments, notation: Parametrization, level: NoiseLevel, shrinkage: Shrinkage | None
+) -> _Coefficients:
     """Those of a level, which its grid knows again: one for all levels of a kind."""
-    key = notation, level.of_rows
-    if is_compiling():
-        return _Coefficients(moments, *key)
-    if key not in moments.made:
-        moments.made[key] = _Coefficients(moments, *key)
-    return cast(_Coefficients, moments.made[key])
+    key = notation, level.of_rows, shrinkage
+    return _Coefficients(moments, *key) if is_compiling() else moments.once(key, lambda: _Coefficients(moments, *key))
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,11 +102,13 @@ class _Coefficients:
         notation: of y.
         each: whether every row has a time of its own. Tables of B times D are then made in the type of the rows, which
             has digits enough; those of one level, which a walk makes once for all its levels, in float64.
+        shrinkage: of F.
     """
 
     moments: Moments
     notation: Parametrization
     each: bool
+    shrinkage: Shrinkage | None
 
     def __call__(self, level: NoiseLevel) -> tuple[Tensor, ...]:
         variances, mean = self.moments.variances, self.moments.mean.reshape(-1)
@@ -120,6 +123,8 @@ class _Coefficients:
         into = c.rsqrt()
         straight = (a * alpha * variances + b * sigma) / c
         gain = (a * sigma - b * alpha) * variances.sqrt() * into
+        if self.shrinkage is not None:
+            gain = gain * self.shrinkage.at(level).reshape(-1, 1).to(gain)
         shift = -alpha * (own @ self.moments.axes.to(made))
         otherwise = a - b * alpha / sigma, b / sigma
         return tuple(part.to(kind) for part in (shift, into, straight, gain, a * own, *otherwise))

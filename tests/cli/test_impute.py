@@ -247,8 +247,8 @@ REFUSED = {
     "given unknown": ("sample people --out a.csv --given nam=ann", "no column 'nam', did you mean 'name'"),
     "given unseen": ("sample people --out a.csv --given name=eve", "never 'eve' in training, known are ann, bob"),
     "given no range": ("sample people --out a.csv --given count>99", "no value is meant, there were 0 to"),
-    "given and a sampler": ("sample people --out a.csv --given count=3 --sampler heun", "not by a sampler of a name"),
-    "given and levels": ("sample people --out a.csv --given count=3 --trajectory w.npz", "not by a sampler of a name"),
+    "given and a sampler": ("sample people --out a.csv --given count=3 --sampler heun", "not by a sampler"),
+    "given and levels": ("sample people --out a.csv --given count=3 --trajectory w.npz", "not by a sampler"),
     "a range of a condition": ("sample numbers --out a.csv --given kind>9", "none of its values is meant, known are"),
 }
 

@@ -173,7 +173,7 @@ REFUSED = {
     "no step": ("solved --out a.npy --sampler heun --steps 0", "steps must be at least 2, got 0"),
     "steps backwards": ("solved --out a.npy --steps -3", "steps must be at least 2, got -3"),
     "a name amiss": ("solved --out a.npy --sampler fited", "'fited' is not known, did you mean 'fitted'?"),
-    "no energy": ("solved --out a.npy --sampler mala", "needs a model with an energy"),
+    "no energy": ("solved --out a.npy --sampler mala", "mala needs a model with an energy, which network.energy=true"),
     "no solvers": ("short --out a.npy --sampler fitted", "no solver was fitted to this model"),
     "trajectory ending": (f"{WAY} way.npy", "way.npy: a trajectory is written as .npz, got the ending '.npy'"),
     "trajectory nowhere": (f"{WAY} gone/way.npz", "the folder gone does not exist"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from scorefield.codecs import array
 from scorefield.codecs.array import ArrayCodec
 from scorefield.codecs.choose import codec_from_json
-from scorefield.data import Array, Images
+from scorefield.data import Array, Images, Table
 from scorefield.errors import DataError
 
 quick = settings(max_examples=60, deadline=None)
@@ -126,6 +127,25 @@ def test_data_of_another_form_is_refused_with_the_difference() -> None:
         codec.encode(Array(values((5, 4))))
     with pytest.raises(DataError, match="trained on an array, got images"):
         codec.encode(Images(np.zeros((2, 4, 4, 1), np.uint8), "L"))
+
+
+def test_an_array_may_stand_in_the_columns_of_a_table() -> None:
+    array = Array(values((4, 2, 3)))
+    codec = ArrayCodec.fit(array)
+    flat = [array.values.reshape(4, -1)[:, place] for place in range(6)]
+    for names, header in (([str(place) for place in range(6)], True), (list("abcdef"), False)):
+        table = Table(pa.table(dict(zip(names, flat, strict=True))), header=header)
+        assert torch.equal(codec.encode(table), codec.encode(array))
+    named, five = dict(zip("abcdef", flat, strict=True)), {str(place): flat[place] for place in range(5)}
+    for columns, words in (
+        (named, r"6 columns without names, or named 0 to 5, got 6: a, b, c, d, e, …"),
+        ({str(place): flat[place] for place in (1, 0, 2, 3, 4, 5)}, "got 6: 1, 0, 2"),
+        (five, "got 5: 0, 1"),
+        ({**five, "5": ["x"] * 4}, "column '5' holds string"),
+        ({**five, "5": [1.0, None, 1.0, 1.0]}, "column '5' has missing cells"),
+    ):
+        with pytest.raises(DataError, match=f"trained on an array.*{words}"):
+            codec.encode(Table(pa.table(columns)))
 
 
 def test_describe_lists_few_of_many_elements() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from scorefield.bundle import Bundle
     from scorefield.drawing import Progress
     from scorefield.samplers.presets import AnySampler
 
@@ -49,7 +50,6 @@ def sample(
     import time
 
     from scorefield.api import load
-    from scorefield.bundle import VARIED_BY
     from scorefield.card import short
     from scorefield.cli.console import Console
     from scorefield.data.write import check_fits, write
@@ -72,7 +72,8 @@ def sample(
             tell(progress)
 
         if start is not None and noise is not None:
-            console.say(_chosen(bundle.sampler_for(sampler or VARIED_BY, steps), None, left_open=False))
+            by = bundle.sampler_to_vary_by(sampler, steps)
+            console.say(f"sampler: {by.name}, of its {by.steps} levels those with less noise")
             drawn = bundle.vary(start, noise, seed=seed, sampler=sampler, steps=steps, on_progress=on_progress)
         else:
             chosen, count = bundle.sampler_for(sampler, steps, tolerance), 1000 if rows is None else rows
@@ -83,7 +84,9 @@ def sample(
                 raise OptionError("--particles and --levels are of rows with columns --given that are no conditions")
             usual = Filling()
             console.say(
-                "sampler: a particle filter" if by_filter else _chosen(chosen, tolerance, left_open=sampler is None)
+                "sampler: a particle filter"
+                if by_filter
+                else _chosen(chosen, tolerance, left_open=_is_auto(bundle, sampler))
             )
             drawn = bundle.sample(
                 count,
@@ -105,13 +108,18 @@ def sample(
     print(f"{out}: {short(drawn)}; {taken:.1f} s, {each}")
 
 
+def _is_auto(bundle: Bundle, name: str | None) -> bool:
+    """Whether neither the user nor the recipe names a sampler, and none was fitted."""
+    return (name or bundle.recipe.sampler.name) == "auto" and bundle.solvers is None
+
+
 def _chosen(sampler: AnySampler, tolerance: float | None, left_open: bool) -> str:
     """What was picked, the error to expect where it is known, and whether it is what was asked for.
 
     Args:
         sampler: that was picked.
         tolerance: that was asked for.
-        left_open: whether nobody asked for it by its name.
+        left_open: whether nobody asked for it by its name, and its error is not known.
     """
     from scorefield.samplers.adaptive import AdaptiveFlow, AdaptiveSDE
     from scorefield.samplers.fitted import FittedSolver

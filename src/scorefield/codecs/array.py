@@ -210,15 +210,26 @@ class ArrayCodec:
         return [f"rows of shape {self.row_shape}, {self.dtype}", *shown, *([f"and {left} more"] if left else [])]
 
 
-def _of_columns(table: Table, row_shape: tuple[int, ...]) -> Array | Table:
-    """An array of the columns of a table, or the table where these are others than its elements."""
+def _of_columns(table: Table, row_shape: tuple[int, ...]) -> Array:
+    """An array of the columns of a table.
+
+    Raises:
+        DataError: for columns that are not its elements, in their order and all there.
+    """
     import pyarrow as pa
 
-    columns = table.columns.columns
-    numeric = all(pa.types.is_integer(one.type) or pa.types.is_floating(one.type) for one in columns)
-    if not numeric or len(columns) != math.prod(row_shape) or any(one.null_count for one in columns):
-        return table
-    values = np.column_stack([one.to_numpy() for one in columns])
+    names, count = table.columns.column_names, math.prod(row_shape)
+    if len(names) != count or (table.header and names != [str(place) for place in range(count)]):
+        shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+        raise DataError(
+            f"{table.source}: the model was trained on an array, {count} numbers a row; a table may hold them in "
+            f"{count} columns without names, or named 0 to {count - 1}, got {len(names)}: {shown}"
+        )
+    for name, column in zip(names, table.columns.columns, strict=True):
+        if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)) or column.null_count:
+            what = "has missing cells" if column.null_count else f"holds {column.type}"
+            raise DataError(f"{table.source}: the model was trained on an array of numbers, column {name!r} {what}")
+    values = np.column_stack([column.to_numpy() for column in table.columns.columns])
     return Array(values.reshape(len(table), *row_shape), source=table.source)
 
 

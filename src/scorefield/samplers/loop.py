@@ -222,9 +222,10 @@ def to_normal(model: Denoiser, x: Tensor, t: Time) -> Tensor:
 
 def _check_rows(rows: int | range, shape: Sequence[int], start: Tensor | None) -> range:
     """The rows as a range."""
-    if isinstance(rows, int) and rows < 0:
-        raise SamplingError(f"there is no drawing {rows} rows")
-    rows = range(rows) if isinstance(rows, int) else rows
+    if not isinstance(rows, range):
+        if rows < 0:
+            raise SamplingError(f"there is no drawing {rows} rows")
+        rows = range(rows)
     if start is None:
         return rows
     if start.shape != (len(rows), *shape) or not start.is_floating_point():
@@ -243,8 +244,8 @@ def _check_rows(rows: int | range, shape: Sequence[int], start: Tensor | None) -
 def _check_grid(grid: Tensor, denoise: bool, schedule: Schedule) -> None:
     if grid.ndim != 1 or len(grid) < 1:
         raise SamplingError(f"a grid is a list of at least one level, got shape {tuple(grid.shape)}")
-    levels, lowest = grid.tolist(), min(0.0, schedule.t_min)
-    highest = schedule.t_max + 1e-9 * (schedule.t_max - schedule.t_min)  # levels come from inverses, to rounding
+    levels, slack = grid.tolist(), 1e-9 * (schedule.t_max - schedule.t_min)  # levels come from inverses, to rounding
+    lowest, highest = min(0.0, schedule.t_min) - slack, schedule.t_max + slack
     for place, (t, s) in enumerate(pairwise((*levels, math.inf))):
         if not math.isfinite(t):
             raise SamplingError(f"a grid is finite, got {t:g}")
