@@ -15,6 +15,7 @@ import scorefield as sf
 from scorefield import finish
 from scorefield.bundle import Bundle
 from scorefield.data import read
+from scorefield.inspection import describe_run
 from scorefield.noise import EDM, VP, Flow, Schedule
 from scorefield.overrides import override
 from scorefield.progress import Quiet
@@ -134,6 +135,35 @@ def test_k_lies_on_lines_between_levels_and_beyond_is_that_of_the_ends(schedule:
     assert Shrinkage.from_json(shrinkage.to_json()).kept == shrinkage.kept
 
 
+@pytest.mark.parametrize("t", [torch.tensor(0.5), torch.linspace(0.2, 0.8, 5)], ids=["one time", "a time each"])
+def test_a_shrunk_model_is_compiled_in_one_graph(t: Tensor) -> None:
+    model = fit(points(400, 0)).denoiser
+    model.shrinkage = Shrinkage((-2.0, 0.0, 2.0), (0.3, 0.6, 0.9))
+    x = torch.from_numpy(points(5, 3)).float()
+    with torch.no_grad():
+        found = torch.compile(model, backend="eager", fullgraph=True)(x, t.double()).x0
+        torch.testing.assert_close(found, model(x, t.double()).x0)
+
+
+class Broken(Told):
+    """Is no number where noise is low."""
+
+    def forward(self, u: Tensor, c_noise: Tensor, condition: Tensor | None = None) -> Tensor:
+        return torch.where(c_noise.reshape(-1, 1) < -0.5, math.nan, super().forward(u, c_noise))
+
+
+def test_what_is_no_number_and_what_does_not_fit_into_memory_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle, told = fit(points(400, 0)), Said()
+    bundle.denoiser.network = Broken(bundle, 4.0)
+    assert shrunk(bundle, told) is bundle
+    assert not told.said
+    bundle = knowing(4.0)
+    monkeypatch.setattr(Told, "forward", lambda *inputs: (_ for _ in ()).throw(torch.OutOfMemoryError("none")))
+    assert shrunk(bundle, told) is bundle
+    assert len(told.said) == 1
+    assert "memory ran out" in told.said[0]
+
+
 def test_a_table_that_is_none_is_refused() -> None:
     for places, kept in (((0.0,), (1.0,)), ((0.0, 0.0), (1.0, 1.0)), ((0.0, 1.0), (1.0,)), ((0.0, 1.0), (0.5, 1.1))):
         with pytest.raises(ValueError, match="shares in"):
@@ -143,13 +173,16 @@ def test_a_table_that_is_none_is_refused() -> None:
 
 
 def test_it_is_kept_with_the_model_and_in_every_copy(tmp_path: Path) -> None:
-    bundle = shrunk(fit(points(400, 0)))
+    bundle = fit(points(400, 0))
     bundle.denoiser.shrinkage = Shrinkage((-2.0, 2.0), (0.3, 0.9))
     bundle.save(tmp_path / "kept")
     again = sf.load(tmp_path / "kept", device="cpu")
     assert again.denoiser.shrinkage is not None
     assert again.denoiser.shrinkage.kept == (0.3, 0.9)
     assert "shrinkage" not in again.facts
+    said = "of what the network says beyond a Gaussian 30% to 90% are kept, by level"
+    assert said in (tmp_path / "kept" / "README.md").read_text()
+    assert any(said in line for line in describe_run(tmp_path / "kept"))
     x = torch.from_numpy(points(5, 3)).float()
     t = torch.full((5,), 0.5, dtype=torch.float64)
     with torch.no_grad():

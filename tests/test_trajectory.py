@@ -135,7 +135,7 @@ def test_chunks_that_are_not_told_apart_are_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(drawing, "_CHUNK", 8)
     levels = Trajectory(SCHEDULE)
     options = {"seed": 1, "device": torch.device("cpu"), "denoiser": MODEL, "on_step": levels}
-    with pytest.raises(OptionError, match="needs its `begin` as on_chunk"):
+    with pytest.raises(OptionError, match="other chunks need its `begin` as on_chunk"):
         draw(lambda part: MODEL, presets.heun(4), 10, (2,), **options)  # type: ignore[arg-type]
 
 

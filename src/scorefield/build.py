@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
@@ -240,8 +241,8 @@ def build_sampler(
     own = recipe.sampler if chosen == recipe.sampler.name else SamplerSettings(name=chosen)
     if chosen != "langevin" and (own.moves is not None or own.size is not None):
         raise OptionError(f"sampler.moves and sampler.size are of langevin, not of {chosen}")
-    if steps is not None and (isinstance(steps, bool) or not hasattr(steps, "__index__")):
-        raise OptionError(f"steps must be a whole number, got {steps}")
+    if steps is not None:
+        steps = _whole(steps)
     if steps is not None and steps < 2:
         raise OptionError(f"steps must be at least 2, got {steps}")
     if steps is not None and tolerance is not None:
@@ -304,6 +305,15 @@ def _unet(settings: NetworkSettings, shape: tuple[int, ...], condition_features:
 Network = Callable[[NetworkSettings, tuple[int, ...], int, int], nn.Module]
 
 NETWORKS: dict[str, Network] = {"mlp": _mlp, "unet": _unet}
+
+
+def _whole(steps: int) -> int:
+    try:
+        if not isinstance(steps, bool):
+            return operator.index(steps)
+    except TypeError:
+        pass
+    raise OptionError(f"steps must be a whole number, got {steps}")
 
 
 def _named(table: dict[str, T], name: str, what: str) -> T:

@@ -10,6 +10,7 @@ from typing import Any
 from scorefield.data.kinds import Data, Table
 from scorefield.noise_range import NoiseRange
 from scorefield.recipes import Recipe
+from scorefield.shrinkage import Shrinkage
 
 _MOST_NAMES = 20
 
@@ -23,7 +24,13 @@ def short(data: Data) -> str:
     return _one_line(f"table of {len(data)} rows, {count} columns: {first}, … and {count - _MOST_NAMES} more")
 
 
-def model_card(facts: dict[str, Any], recipe: Recipe, noise: NoiseRange, conditions: Sequence[str]) -> str:
+def model_card(
+    facts: dict[str, Any],
+    recipe: Recipe,
+    noise: NoiseRange,
+    conditions: Sequence[str],
+    shrinkage: Shrinkage | None = None,
+) -> str:
     """The card in Markdown.
 
     Args:
@@ -31,6 +38,7 @@ def model_card(facts: dict[str, Any], recipe: Recipe, noise: NoiseRange, conditi
         recipe: complete.
         noise: what was measured of the data.
         conditions: names of the conditions.
+        shrinkage: of the model.
     """
     data, training, versions = facts["data"], facts["training"], facts["versions"]
     held_out = training["held_out_loss"]
@@ -42,7 +50,8 @@ def model_card(facts: dict[str, Any], recipe: Recipe, noise: NoiseRange, conditi
         "why": noise.reason,
         "network": f"{recipe.network.kind}, {training['parameters']:,} parameters",
         "training": f"{training['steps']} steps of {recipe.training.batch} rows, {training['seconds']:.0f} s",
-        "held-out loss": "none" if held_out is None else f"{held_out:.4g}",
+        "held-out loss": "none" if held_out is None else f"{held_out:.4g}" + (", of all of it" if shrinkage else ""),
+        **({} if shrinkage is None else {"shrinkage": shrinkage.describe()}),
         "conditions": _escaped(", ".join(conditions[:_MOST_NAMES]) + more) or "none",
         "SHA-256 of the data": data["fingerprint"],
         "made with": f"scorefield {versions['scorefield']}, torch {versions['torch']}",

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from scorefield.bundle import Bundle
 from scorefield.chunks import is_out_of_memory
@@ -34,8 +35,9 @@ def with_shrinkage(
 ) -> Bundle:
     """The bundle with what its network says beyond a Gaussian kept as far as held-out rows ask for (`shrinkage`).
 
-    Neighbouring levels are taken together. All is kept where the rows are not likelier, by more than a standard error,
-    with less.
+    Neighbouring levels are taken together. All is kept where rows are not likelier with less, by more than a standard
+    error: each half of them is asked of the shares that the other half has found. Networks that are not whitened, fewer
+    than ten rows, and a training that does not pay for it ten times over are left as they are.
 
     Args:
         bundle: just trained.
@@ -45,10 +47,37 @@ def with_shrinkage(
         seed: of the noise.
         report: where it is said how much is kept.
     """
-    model, schedule = bundle.denoiser, bundle.denoiser.schedule
-    if not model.whitened or len(held_out) < _FEWEST_JUDGES or _SHRINKAGE_SHARE * trained < 2 * _KNOTS * _DRAWS:
+    numbers = np.tile(held_out, -(-_DRAWS // max(1, len(held_out))))
+    paid = 2 * _KNOTS * len(numbers) <= _SHRINKAGE_SHARE * trained
+    if not bundle.denoiser.whitened or len(held_out) < _FEWEST_JUDGES or not paid:
         return bundle
-    numbers = np.tile(held_out, -(-_DRAWS // len(held_out)))
+    try:
+        knots, asked, size = _asked(bundle, data, numbers, len(held_out), seed)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        report.say(f"all that the network says is kept: memory ran out as held-out rows were asked ({error})")
+        return bundle
+    halves = slice(0, None, 2), slice(1, None, 2)
+    gains = [
+        _gain(knots, asked[:, here], size[:, here], _kept(asked[:, there], size[:, there]))
+        for here, there in (halves, halves[::-1])
+    ]
+    better = torch.cat(gains)
+    mean, std_error = float(better.mean()), float(better.std()) / math.sqrt(len(better))
+    kept = _kept(asked, size)
+    if not mean > std_error or not bool(kept.isfinite().all()):
+        return bundle
+    shrunk = copy.copy(bundle.denoiser)
+    shrunk.shrinkage = Shrinkage(tuple(knots.tolist()), tuple(kept.tolist()))
+    report.say(f"{shrunk.shrinkage.describe()}: held-out rows are likelier so by {mean:.2g} ± {std_error:.1g} nats")
+    return replace(bundle, denoiser=shrunk)
+
+
+@torch.no_grad()
+def _asked(bundle: Bundle, data: Data, numbers: np.ndarray, rows: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Levels log σ/α, (K,), and E⟨F, x0 − g⟩ and E‖F‖² of rows in nats per unit of these, (K, rows) each."""
+    model, schedule = bundle.denoiser, bundle.denoiser.schedule
     every, offsets, noise = range(len(numbers)), *(Stream(seed, f"shrinkage {what}") for what in ("offsets", "noise"))
     x0, condition = bundle.features.take(data, bundle.device)(numbers, Noise(offsets, every, 0))
     ends = schedule.at(torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64))
@@ -58,29 +87,28 @@ def with_shrinkage(
     bare = copy.copy(full)
     bare.shrinkage = to_gaussian(low, high)
     found = []
-    with torch.no_grad():
-        for place, t in enumerate(schedule.time_of(-2 * knots)):
-            x_t = schedule.add_noise(x0, t, Noise(noise, every, place).like(x0))
-            gaussian = bare(x_t, t).x0.double()
-            said, rest = full(x_t, t).x0.double() - gaussian, x0.double() - gaussian
-            sums = torch.stack([(said * rest).flatten(1).sum(1), said.square().flatten(1).sum(1)]).cpu()
-            found.append(sums.reshape(2, -1, len(held_out)).mean(1) * math.exp(-2 * float(knots[place])))
-    asked, size = torch.stack(found, dim=1)  # E⟨F, x0 − g⟩ and E‖F‖² in nats per unit of log σ/α, (K, rows) each
+    for place, t in enumerate(schedule.time_of(-2 * knots)):
+        x_t = schedule.add_noise(x0, t, Noise(noise, every, place).like(x0))
+        gaussian = bare(x_t, t).x0.double()
+        said, rest = full(x_t, t).x0.double() - gaussian, x0.double() - gaussian
+        sums = torch.stack([(said * rest).flatten(1).sum(1), said.square().flatten(1).sum(1)]).cpu()
+        found.append(sums.reshape(2, -1, rows).mean(1) * math.exp(-2 * float(knots[place])))
+    asked, size = torch.stack(found, dim=1)
+    return knots, asked, size
+
+
+def _kept(asked: Tensor, size: Tensor) -> Tensor:
+    """k of `shrinkage` (1), each from its own level and those beside it, (K,); all where nothing is said."""
     near = torch.ones(1, 1, 3, dtype=torch.float64)
-    sums = torch.nn.functional.conv1d(torch.stack([asked.sum(1), size.sum(1)]).unsqueeze(1), near, padding=1).squeeze(1)
-    kept = (sums[0] / sums[1]).nan_to_num(nan=1.0).clamp(0, 1)
+    sums = torch.stack([asked.sum(1), size.sum(1)]).unsqueeze(1)
+    asked, size = torch.nn.functional.conv1d(sums, near, padding=1).squeeze(1)
+    return torch.where(size == 0, 1.0, asked / size).clamp(0, 1)
+
+
+def _gain(knots: Tensor, asked: Tensor, size: Tensor, kept: Tensor) -> Tensor:
+    """By how many nats each row is likelier with k than with all, ∫ (‖x0 − g − F‖² − ‖x0 − g − kF‖²) snr d log σ/α."""
     k = kept.unsqueeze(1)
-    better = torch.trapezoid(size - 2 * asked - k * (k * size - 2 * asked), knots, dim=0)  # nats of each row
-    mean, std_error = float(better.mean()), float(better.std()) / math.sqrt(len(better))
-    if mean <= std_error:
-        return bundle
-    shrunk = copy.copy(model)
-    shrunk.shrinkage = Shrinkage(tuple(knots.tolist()), tuple(kept.tolist()))
-    report.say(
-        f"of what the network says beyond a Gaussian {float(kept.min()):.0%} to {float(kept.max()):.0%} are kept, by "
-        f"level: held-out rows are likelier so by {mean:.2g} ± {std_error:.1g} nats"
-    )
-    return replace(bundle, denoiser=shrunk)
+    return torch.trapezoid(size - 2 * asked - k * (k * size - 2 * asked), knots, dim=0)
 
 
 def with_solvers(bundle: Bundle, trained: float, seed: int, report: Reporter) -> Bundle:

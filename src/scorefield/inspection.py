@@ -76,6 +76,8 @@ def describe_run(folder: Path) -> list[str]:
     ]
     if training["held_out"] is not None:
         lines += _losses(HeldOutLoss.from_json(training["held_out"]))
+    if bundle.denoiser.shrinkage is not None:
+        lines.append(f"{bundle.denoiser.shrinkage.describe()}; the losses are of all of it")
     return lines if bundle.solvers is None else [*lines, *_solvers(bundle.solvers)]
 
 

@@ -33,7 +33,7 @@ from scorefield.shrinkage import Shrinkage
 from scorefield.storage import MANIFEST, read_files, write_files
 from scorefield.weights import check_header, load_weights
 
-FORMAT = 3
+FORMAT, _READ = 3, (2, 3)  # that is written, and that are read: format 2 had no shrinkage
 _SOLVERS = "solvers.json"
 _MOMENTS, _REFERENCE = "moments.", "reference.log_prob"  # what names of tensors begin with, or are
 _OWN = "format", "recipe", "features", "noise_range", "shrinkage"  # fields of bundle.json that are no facts
@@ -92,15 +92,16 @@ class Parts:
             tensors[_REFERENCE] = self.reference.contiguous().cpu()
         if self.features.conditions is not None:
             tensors["conditions.seen"] = self.features.conditions.seen.contiguous()
+        shrinkage = self.denoiser.shrinkage
         fields = {
             "format": FORMAT,
             "recipe": plain(self.recipe),
             "features": self.features.to_json(),
             "noise_range": asdict(self.noise_range),
-            "shrinkage": None if self.denoiser.shrinkage is None else self.denoiser.shrinkage.to_json(),
+            "shrinkage": None if shrinkage is None else shrinkage.to_json(),
             **self.facts,
         }
-        card = model_card(self.facts, self.recipe, self.noise_range, self.features.condition_names)
+        card = model_card(self.facts, self.recipe, self.noise_range, self.features.condition_names, shrinkage)
         files = {
             "model.safetensors": safetensors.torch.save(tensors),
             "bundle.json": (json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode(),
@@ -132,7 +133,7 @@ class Parts:
             fields = json.loads(files["bundle.json"])
             check_header(files["model.safetensors"], folder / "model.safetensors")
             tensors = safetensors.torch.load(files["model.safetensors"])
-            if fields["format"] != FORMAT:
+            if fields["format"] not in _READ:
                 raise BundleError(f"{folder}: format {fields['format']}, this version reads {FORMAT}")
             recipe = Recipe.model_validate(fields["recipe"])
             features = Features.from_json(fields["features"], tensors.pop("conditions.seen", None))
@@ -140,7 +141,8 @@ class Parts:
             solvers = Solvers.from_json(json.loads(files[_SOLVERS])) if _SOLVERS in files else None
             moments = Moments.from_tensors(tensors, _MOMENTS, features.codec.shape)
             reference = tensors.pop(_REFERENCE, None)
-            shrinkage = fields["shrinkage"] and Shrinkage.from_json(fields["shrinkage"])
+            given = fields.get("shrinkage")
+            shrinkage = None if given is None else Shrinkage.from_json(given)
         except _UNREADABLE as error:
             raise BundleError(f"{folder}: one of {', '.join(files)} is not as expected: {error!r}") from error
         if recipe.network.whitened and moments is None:

@@ -6,11 +6,13 @@ that it has not seen
     E‖x0 − g − k F‖² is least at k = E⟨F, x0 − g⟩/E‖F‖²,                                                        (1)
 
 cut to [0, 1]. Of few rows k is below one, most at low noise: F has been drawn to the rows it was trained on. This is
-shrinkage towards a Gaussian, k = 0, as James & Stein 1961 shrink means towards a point.
+shrinkage towards a Gaussian, k = 0, as James & Stein 1961 shrink means towards a point. Mean and covariance of g are of
+all rows, those that are asked included.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -38,6 +40,7 @@ class Shrinkage:
     def __post_init__(self) -> None:
         rising = all(a < b for a, b in zip(self.log_noise, self.log_noise[1:], strict=False))
         shares = all(0 <= k <= 1 for k in self.kept)
+        rising = rising and all(math.isfinite(place) for place in self.log_noise)
         if len(self.log_noise) < 2 or len(self.kept) != len(self.log_noise) or not (rising and shares):
             raise ValueError(f"a shrinkage has shares in [0, 1] at rising levels, got {self.kept} at {self.log_noise}")
 
@@ -46,8 +49,13 @@ class Shrinkage:
         place = level.sigma.log() - level.alpha.log()
         knots, kept = (place.new_tensor(values) for values in (self.log_noise, self.kept))
         right = torch.searchsorted(knots, place.contiguous()).clamp(1, len(knots) - 1)
-        part = (place - knots[right - 1]) / (knots[right] - knots[right - 1])
-        return kept[right - 1] + part.clamp(0, 1) * (kept[right] - kept[right - 1])
+        (here, there), (low, high) = ((table.take(right - 1), table.take(right)) for table in (knots, kept))
+        return low + ((place - here) / (there - here)).clamp(0, 1) * (high - low)
+
+    def describe(self) -> str:
+        """In words."""
+        low, high = min(self.kept), max(self.kept)
+        return f"of what the network says beyond a Gaussian {low:.0%} to {high:.0%} are kept, by level"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

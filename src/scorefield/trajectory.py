@@ -48,7 +48,7 @@ class Trajectory:
         if t.ndim:
             raise OptionError(_UNEVEN)
         if step == 0 and self.chunks.get(self._first):
-            raise OptionError("a trajectory of several chunks of rows needs its `begin` as on_chunk")
+            raise OptionError("a trajectory with rows: other chunks need its `begin` as on_chunk, other draws another")
         kept = float(t), x.cpu().clone(), None if x0 is None else x0.cpu().clone()
         self.chunks.setdefault(self._first, []).append(kept)
 
