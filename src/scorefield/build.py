@@ -243,8 +243,8 @@ def build_sampler(
         raise OptionError(f"sampler.moves and sampler.size are of langevin, not of {chosen}")
     if steps is not None:
         steps = _whole(steps)
-    if steps is not None and steps < 2:
-        raise OptionError(f"steps must be at least 2, got {steps}")
+        if steps < 2:
+            raise OptionError(f"steps must be at least 2, got {steps}")
     if steps is not None and tolerance is not None:
         raise OptionError(f"steps or a tolerance, not both: got {steps} and {tolerance:g}")
     if tolerance is not None and not 0 < tolerance < math.inf:

@@ -18,7 +18,7 @@ from scorefield.progress import Reporter
 from scorefield.randomness import Noise, Stream
 from scorefield.samplers.choice import COST
 from scorefield.scoring import Scoring
-from scorefield.shrinkage import Shrinkage, to_gaussian
+from scorefield.shrinkage import Shrinkage, gain, shares, to_gaussian
 
 _FITTING_SHARE = 0.1  # of the cost of training, for fitting solvers
 _FEWEST_PATHS, _MOST_PATHS, _MOST_NUMBERS = 64, 2048, 1 << 18
@@ -60,12 +60,12 @@ def with_shrinkage(
         return bundle
     halves = slice(0, None, 2), slice(1, None, 2)
     gains = [
-        _gain(knots, asked[:, here], size[:, here], _kept(asked[:, there], size[:, there]))
+        gain(knots, asked[:, here], size[:, here], shares(asked[:, there], size[:, there]))
         for here, there in (halves, halves[::-1])
     ]
     better = torch.cat(gains)
     mean, std_error = float(better.mean()), float(better.std()) / math.sqrt(len(better))
-    kept = _kept(asked, size)
+    kept = shares(asked, size)
     if not mean > std_error or not bool(kept.isfinite().all()):
         return bundle
     shrunk = copy.copy(bundle.denoiser)
@@ -95,20 +95,6 @@ def _asked(bundle: Bundle, data: Data, numbers: np.ndarray, rows: int, seed: int
         found.append(sums.reshape(2, -1, rows).mean(1) * math.exp(-2 * float(knots[place])))
     asked, size = torch.stack(found, dim=1)
     return knots, asked, size
-
-
-def _kept(asked: Tensor, size: Tensor) -> Tensor:
-    """k of `shrinkage` (1), each from its own level and those beside it, (K,); all where nothing is said."""
-    near = torch.ones(1, 1, 3, dtype=torch.float64)
-    sums = torch.stack([asked.sum(1), size.sum(1)]).unsqueeze(1)
-    asked, size = torch.nn.functional.conv1d(sums, near, padding=1).squeeze(1)
-    return torch.where(size == 0, 1.0, asked / size).clamp(0, 1)
-
-
-def _gain(knots: Tensor, asked: Tensor, size: Tensor, kept: Tensor) -> Tensor:
-    """By how many nats each row is likelier with k than with all, ∫ (‖x0 − g − F‖² − ‖x0 − g − kF‖²) snr d log σ/α."""
-    k = kept.unsqueeze(1)
-    return torch.trapezoid(size - 2 * asked - k * (k * size - 2 * asked), knots, dim=0)
 
 
 def with_solvers(bundle: Bundle, trained: float, seed: int, report: Reporter) -> Bundle:

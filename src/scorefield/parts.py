@@ -134,7 +134,9 @@ class Parts:
             check_header(files["model.safetensors"], folder / "model.safetensors")
             tensors = safetensors.torch.load(files["model.safetensors"])
             if fields["format"] not in _READ:
-                raise BundleError(f"{folder}: format {fields['format']}, this version reads {FORMAT}")
+                raise BundleError(
+                    f"{folder}: format {fields['format']}, this version reads {' and '.join(map(str, _READ))}"
+                )
             recipe = Recipe.model_validate(fields["recipe"])
             features = Features.from_json(fields["features"], tensors.pop("conditions.seen", None))
             noise_range = NoiseRange(**fields["noise_range"])

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -38,9 +39,8 @@ class Shrinkage:
     kept: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        rising = all(a < b for a, b in zip(self.log_noise, self.log_noise[1:], strict=False))
+        rising = all(a < b for a, b in pairwise(self.log_noise)) and all(map(math.isfinite, self.log_noise))
         shares = all(0 <= k <= 1 for k in self.kept)
-        rising = rising and all(math.isfinite(place) for place in self.log_noise)
         if len(self.log_noise) < 2 or len(self.kept) != len(self.log_noise) or not (rising and shares):
             raise ValueError(f"a shrinkage has shares in [0, 1] at rising levels, got {self.kept} at {self.log_noise}")
 
@@ -70,3 +70,30 @@ class Shrinkage:
 def to_gaussian(low: float, high: float) -> Shrinkage:
     """Nothing is kept at any level, of which two are given, log σ/α."""
     return Shrinkage((low, high), (0.0, 0.0))
+
+
+def shares(asked: Tensor, size: Tensor) -> Tensor:
+    """k of (1), each from its own level and those beside it, (K,); all where nothing is said.
+
+    Args:
+        asked, size: E⟨F, x0 − g⟩ and E‖F‖² of rows, in nats per unit of log σ/α, (K, rows) each, float64.
+    """
+    near = torch.ones(1, 1, 3, dtype=torch.float64)
+    sums = torch.stack([asked.sum(1), size.sum(1)]).unsqueeze(1)
+    asked, size = torch.nn.functional.conv1d(sums, near, padding=1).squeeze(1)
+    return torch.where(size == 0, 1.0, asked / size).clamp(0, 1)
+
+
+def gain(log_noise: Tensor, asked: Tensor, size: Tensor, kept: Tensor) -> Tensor:
+    """By how many nats each row is likelier with k than with all, ∫ (‖x0 − g − F‖² − ‖x0 − g − kF‖²) snr d log σ/α.
+
+    Args:
+        log_noise: log σ/α of the levels, (K,).
+        asked, size: as for `shares`.
+        kept: k there, (K,).
+
+    Returns:
+        (rows,).
+    """
+    k = kept.unsqueeze(1)
+    return torch.trapezoid(size - 2 * asked - k * (k * size - 2 * asked), log_noise, dim=0)

@@ -32,11 +32,9 @@ class Trajectory:
 
     schedule: Schedule
     chunks: dict[int, list[tuple[float, Tensor, Tensor | None]]] = field(default_factory=dict)
-    _first: int = 0
 
     def begin(self, rows: range) -> None:
         """Rows begin on their way; to be given as `on_chunk`. What is left of an attempt before is let go."""
-        self._first = rows.start
         self.chunks[rows.start] = []
 
     def __call__(self, step: int, t: Tensor, x: Tensor, x0: Tensor | None) -> None:
@@ -47,17 +45,17 @@ class Trajectory:
         """
         if t.ndim:
             raise OptionError(_UNEVEN)
-        if step == 0 and self.chunks.get(self._first):
+        levels = self.chunks.setdefault(next(reversed(self.chunks), 0), [])  # of the chunk that began last
+        if step == 0 and levels:
             raise OptionError("a trajectory with rows: other chunks need its `begin` as on_chunk, other draws another")
-        kept = float(t), x.cpu().clone(), None if x0 is None else x0.cpu().clone()
-        self.chunks.setdefault(self._first, []).append(kept)
+        levels.append((float(t), x.cpu().clone(), None if x0 is None else x0.cpu().clone()))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """t and sigma (σ/α there) of shape (K,), x and x0 of shape (K, rows, *shape); x0 is NaN where it was not asked.
 
         K are the levels that were left, from the first draw on.
         """
-        chunks = [chunk for _, chunk in sorted(self.chunks.items(), key=lambda item: item[0])]
+        chunks = list(self.chunks.values())
         t = torch.tensor([level[0] for level in chunks[0]], dtype=torch.float64)
         level = self.schedule.at(t)
 

@@ -74,7 +74,7 @@ def sample(
         if start is not None and noise is not None:
             by = bundle.sampler_to_vary_by(sampler, steps)
             console.say(f"sampler: {by.name}, of its {by.steps} levels those with less noise")
-            drawn = bundle.vary(start, noise, seed=seed, sampler=sampler, steps=steps, on_progress=on_progress)
+            drawn = bundle.vary(start, noise, seed=seed, sampler=by, on_progress=on_progress)
         else:
             chosen, count = bundle.sampler_for(sampler, steps, tolerance), 1000 if rows is None else rows
             if trajectory is not None:
