@@ -47,11 +47,12 @@ class Moments:
     axes: Tensor
     variances: Tensor
     rest: Tensor
-    axes_across: Tensor = field(init=False, repr=False)  # Vᵀ, (k, D)
     _kept: dict[Any, Any] = field(init=False, repr=False, default_factory=dict)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "axes_across", self.axes.T)
+    @property
+    def axes_across(self) -> Tensor:
+        """Vᵀ, (k, D)."""
+        return self.axes.T
 
     @staticmethod
     @lru_cache(maxsize=16)  # so that what is made once of moments is made once of these too
